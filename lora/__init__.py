@@ -1,0 +1,18 @@
+"""Low-rank adaptation of a model's linear layers, put in from outside, and adapters in PEFT's file layout."""
+
+from lora.adapter import AdapterError, load_adapter, save_adapter
+from lora.inject import add_lora, freeze, lora_layers, merge, remove_lora, unmerge
+from lora.linear import LoRALinear
+
+__all__ = [
+    "AdapterError",
+    "LoRALinear",
+    "add_lora",
+    "freeze",
+    "load_adapter",
+    "lora_layers",
+    "merge",
+    "remove_lora",
+    "save_adapter",
+    "unmerge",
+]

@@ -1,0 +1,212 @@
+"""Adapters on disk in PEFT's layout: adapter_config.json and adapter_model.safetensors, without the peft package.
+
+A LoRA matrix is stored as `base_model.model.<module>.lora_A.weight`, a fully trained parameter (the QA head)
+as `base_model.model.<module>.weight`, where <module> is the name the base checkpoint gives to the module.
+"""
+
+import json
+import logging
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lora.inject import HEAD, freeze, lora_layers, wrap
+
+PREFIX = "base_model.model."
+# Fields of adapter_config.json that say nothing about how the stored tensors act on the base.
+NEUTRAL = {
+    "auto_mapping", "base_model_name_or_path", "inference_mode", "init_lora_weights", "modules_to_save",
+    "peft_version", "qalora_group_size", "revision", "target_modules", "exclude_modules", "task_type",
+    "layers_to_transform", "layers_pattern", "r", "rank_pattern",
+}  # fmt: skip
+# A pattern of PEFT's is a regular expression. Few quantifiers cannot take exponential time on names this short.
+MAX_PATTERN_LENGTH, MAX_QUANTIFIERS = 200, 2
+
+log = logging.getLogger("lora")
+
+
+class AdapterError(ValueError):
+    """An adapter that cannot be used on this model; the message says what to do."""
+
+
+def save_adapter(
+    model: nn.Module, folder: str | Path, names: Mapping[str, str], base_model: str | None = None
+) -> None:
+    """Write what trains (`requires_grad`) as a PEFT adapter.
+
+    Args:
+        names: our module names -> those of the base checkpoint (`minibert.checkpoint_names(config)`).
+        base_model: name of the base, kept in the file for whoever loads it.
+    """
+    layers = dict(lora_layers(model))
+    if not layers:
+        raise ValueError("the model has no LoRA layers: add_lora() first, or save the whole model")
+    state = {
+        PREFIX + _stored_key(key, names): parameter.detach().cpu().contiguous()
+        for key, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+    ranks = {names[name]: layer.rank for name, layer in layers.items()}
+    alphas = {names[name]: layer.alpha for name, layer in layers.items()}
+    r, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
+    config = {
+        "peft_type": "LORA",
+        "task_type": "QUESTION_ANS",
+        "base_model_name_or_path": base_model,
+        "r": r,
+        "lora_alpha": alpha,
+        "lora_dropout": max(layer.dropout.p for layer in layers.values()),
+        # the part of a name that all layers share, so that the list stays short
+        "target_modules": sorted({re.split(r"\.\d+\.", name)[-1] for name in ranks}),
+        "rank_pattern": {name: value for name, value in ranks.items() if value != r},
+        "alpha_pattern": {name: value for name, value in alphas.items() if value != alpha},
+        "modules_to_save": [HEAD],
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "use_rslora": False,
+        "use_dora": False,
+        "inference_mode": True,
+    }
+    if set(config["target_modules"]) & {""} or not _targets_exactly(config["target_modules"], ranks, names):
+        config["target_modules"] = sorted(ranks)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def load_adapter(model: nn.Module, folder: str | Path, names: Mapping[str, str]) -> list[str]:
+    """Wrap the layers that a PEFT adapter adapts, load it and freeze the rest, as add_lora() does.
+
+    Args: names: as for `save_adapter`. The model must be the adapter's base, without LoRA layers.
+    Returns the dotted names of what was wrapped. When the adapter brings no QA head, a warning on the
+    `lora` logger says so and the model's own stays.
+    Raises AdapterError: unreadable files, an unsupported kind of adapter, or one for another base.
+    """
+    config, state = _read(Path(folder))
+    _check_supported(config)
+    ours = {stored: name for name, stored in names.items()}
+    modules = dict(model.named_modules())
+    pairs, plain = _sort_tensors(state, ours, modules)
+    for name, (A, B) in pairs.items():
+        rank = len(A)
+        alpha = _alpha(config, names[name])
+        # rsLoRA (Kalajdzievski 2023, eq. 4): s = alpha / sqrt(r)
+        alpha = alpha * math.sqrt(rank) if config.get("use_rslora") else alpha
+        layer = wrap(model, name, rank, alpha, config.get("lora_dropout") or 0.0)
+        with torch.no_grad():
+            layer.lora_A.copy_(A)
+            layer.lora_B.copy_(B)
+    with torch.no_grad():
+        for name, tensor in plain.items():
+            model.get_parameter(name).copy_(tensor)
+    if not any(name.startswith(f"{HEAD}.") for name in plain):
+        log.warning("%s has no QA head: the base model's own is used", folder)
+    freeze(model)
+    return list(pairs)
+
+
+def _read(folder: Path) -> tuple[dict, dict[str, Tensor]]:
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        state = load_file(folder / "adapter_model.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise AdapterError(
+            f"{folder}: not a readable adapter ({error}); expected adapter_config.json and adapter_model.safetensors"
+        ) from error
+    if not isinstance(config, dict):
+        raise AdapterError(f"{folder}/adapter_config.json: holds a {type(config).__name__}, expected an object")
+    return config, state
+
+
+def _check_supported(config: dict) -> None:
+    if config.get("peft_type") != "LORA":
+        raise AdapterError(f"adapter: peft_type is {config.get('peft_type')!r}, only 'LORA' is supported")
+    if config.get("bias", "none") != "none":
+        raise AdapterError(f"adapter: bias is {config['bias']!r}, only 'none' is supported")
+    understood = NEUTRAL | {"peft_type", "bias", "lora_alpha", "alpha_pattern", "lora_dropout", "use_rslora"}
+    unsupported = sorted(field for field, value in config.items() if value and field not in understood)
+    if unsupported:
+        shown = ", ".join(f"{field}={config[field]!r}" for field in unsupported)
+        raise AdapterError(f"adapter: {shown} not supported, only plain LoRA and rsLoRA are")
+    alpha = config.get("lora_alpha")
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        raise AdapterError(f"adapter: lora_alpha is {alpha!r}, expected a number")
+
+
+def _sort_tensors(
+    state: dict[str, Tensor], ours: Mapping[str, str], modules: Mapping[str, nn.Module]
+) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, Tensor]]:
+    """Stored tensors -> {module: (A, B)} and {parameter: tensor}, every shape checked against the model."""
+    matrices: dict[str, dict[str, Tensor]] = {}
+    plain: dict[str, Tensor] = {}
+    strangers = []
+    for key, tensor in state.items():
+        match = re.fullmatch(rf"{re.escape(PREFIX)}(.+?)\.(lora_A\.weight|lora_B\.weight|weight|bias)", key)
+        name = ours.get(match[1]) if match else None
+        if name not in modules:
+            strangers.append(key)
+        elif match[2].startswith("lora_"):
+            matrices.setdefault(name, {})[match[2][:6]] = tensor
+        else:
+            plain[f"{name}.{match[2]}"] = tensor
+    if strangers:
+        raise AdapterError(f"adapter: {len(strangers)} tensors fit no layer of this model, the first {strangers[0]!r}: "
+                           "it was made for another base model")  # fmt: skip
+    if not matrices:
+        raise AdapterError("adapter: no lora_A and lora_B in adapter_model.safetensors")
+    for name, pair in matrices.items():
+        _check_pair(name, pair, modules[name])
+    for name, tensor in plain.items():
+        module, _, parameter = name.rpartition(".")
+        _check_shape(name, tensor, getattr(modules[module], parameter).shape)
+    return {name: (pair["lora_A"], pair["lora_B"]) for name, pair in matrices.items()}, plain
+
+
+def _check_pair(name: str, pair: dict[str, Tensor], linear: nn.Module) -> None:
+    if not isinstance(linear, nn.Linear) or len(pair) < 2:
+        found = f"only {', '.join(pair)}" if len(pair) < 2 else type(linear).__name__
+        raise AdapterError(f"adapter: {name} needs lora_A and lora_B around a plain linear layer, found {found}")
+    rank = pair["lora_A"].shape[0] if pair["lora_A"].dim() == 2 else 0
+    _check_shape(f"{name}.lora_A", pair["lora_A"], (max(rank, 1), linear.in_features))
+    _check_shape(f"{name}.lora_B", pair["lora_B"], (linear.out_features, rank))
+
+
+def _check_shape(name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:
+    if tuple(tensor.shape) != tuple(expected):
+        raise AdapterError(
+            f"adapter: {name} is {tuple(tensor.shape)}, this model needs {tuple(expected)}: "
+            "it was made for another base model"
+        )
+
+
+def _stored_key(key: str, names: Mapping[str, str]) -> str:
+    module, _, parameter = key.rpartition(".")
+    suffix = f"{parameter}.weight" if parameter.startswith("lora_") else parameter
+    return f"{names[module]}.{suffix}"
+
+
+def _targets_exactly(targets: list[str], wrapped: Mapping[str, int], names: Mapping[str, str]) -> bool:
+    """Whether PEFT, matching `targets` as name endings, would wrap just the layers that are wrapped here."""
+    hit = {stored for stored in names.values() if any(stored == t or stored.endswith("." + t) for t in targets)}
+    return hit == set(wrapped)
+
+
+def _alpha(config: dict, stored_name: str) -> float:
+    """lora_alpha of one layer: the first pattern of alpha_pattern that matches its name's end, else the default."""
+    for pattern, value in (config.get("alpha_pattern") or {}).items():
+        if len(pattern) > MAX_PATTERN_LENGTH or sum(map(pattern.count, "*+?{")) > MAX_QUANTIFIERS:
+            raise AdapterError(f"adapter: alpha_pattern {pattern[:60]!r} is too complex, expected a plain module name")
+        try:
+            if re.fullmatch(rf"(.*\.)?({pattern})", stored_name):
+                return value
+        except re.error as error:
+            raise AdapterError(f"adapter: alpha_pattern {pattern!r} is no regular expression ({error})") from error
+    return config["lora_alpha"]

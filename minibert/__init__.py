@@ -1,0 +1,26 @@
+"""A BERT encoder written by hand, and its way to and from safetensors checkpoints."""
+
+from minibert.checkpoint import load_checkpoint, save_checkpoint
+from minibert.config import BertConfig, CheckpointError
+from minibert.hardware import choose_device, choose_precision, keep_freed_memory
+from minibert.hub import find_model
+from minibert.model import Bert, BertForQuestionAnswering
+from minibert.tokenizer import load_tokenizer
+from minibert.weights import checkpoint_names, load_pretrained, save_pretrained
+
+__all__ = [
+    "Bert",
+    "BertConfig",
+    "BertForQuestionAnswering",
+    "CheckpointError",
+    "checkpoint_names",
+    "choose_device",
+    "choose_precision",
+    "find_model",
+    "keep_freed_memory",
+    "load_checkpoint",
+    "load_pretrained",
+    "load_tokenizer",
+    "save_checkpoint",
+    "save_pretrained",
+]

@@ -1,0 +1,110 @@
+"""BertConfig: the numbers that give a BERT encoder its shape, as `config.json` names them."""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+ACTIVATIONS = ("gelu", "relu")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint (config, weights or tokenizer) that cannot be used; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class BertConfig:
+    """Shape of a BERT encoder. Field names are those of `config.json` (Devlin et al. 2018, section 3).
+
+    Raises CheckpointError when a field is impossible; the message names the field and its value.
+    """
+
+    vocab_size: int
+    hidden_size: int  # H
+    num_hidden_layers: int
+    num_attention_heads: int  # N; D = H / N
+    intermediate_size: int
+    max_position_embeddings: int
+    type_vocab_size: int = 2
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int = 0
+
+    def __post_init__(self):
+        for name in _INTEGERS:
+            self._require(name, _is_int(getattr(self, name)), "a whole number")
+        for name in _SIZES:
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            self._require(name, _is_number(getattr(self, name)) and 0 <= getattr(self, name) < 1, "in [0, 1)")
+        for name in ("initializer_range", "layer_norm_eps"):
+            self._require(name, _is_number(getattr(self, name)) and getattr(self, name) > 0, "above 0")
+        self._require("pad_token_id", 0 <= self.pad_token_id < self.vocab_size, "an id below vocab_size")
+        self._require("hidden_act", self.hidden_act in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}")
+        self._require(
+            "num_attention_heads",
+            self.hidden_size % self.num_attention_heads == 0,
+            f"a divisor of hidden_size, {self.hidden_size}",
+        )
+
+    def _require(self, name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise CheckpointError(f"config: {name} is {getattr(self, name)!r}, expected {expected}")
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "BertConfig":
+        """Build from the contents of a `config.json`; fields this encoder does not know are ignored.
+
+        Raises CheckpointError for a missing field, or one that asks for another architecture.
+        """
+        for name, expected in (("model_type", "bert"), ("position_embedding_type", "absolute")):
+            if values.get(name, expected) != expected:
+                raise CheckpointError(f"config: {name} is {values[name]!r}, minibert reads only {expected!r}")
+        fields = dataclasses.fields(cls)
+        for field in fields:
+            if field.default is dataclasses.MISSING and field.name not in values:
+                raise CheckpointError(f"config: {field.name} is missing, expected a whole number")
+        return cls(**{f.name: values[f.name] for f in fields if f.name in values})
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> "BertConfig":
+        """Read a `config.json` file. Raises CheckpointError when it is not a JSON object or not a BERT's."""
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path}: cannot be read as JSON ({error})") from error
+        if not isinstance(values, dict):
+            raise CheckpointError(f"{path}: holds a {type(values).__name__}, expected a JSON object")
+        try:
+            return cls.from_dict(values)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from None
+
+    def to_dict(self) -> dict:
+        """The fields, and what transformers needs to know the architecture by."""
+        known_by = {"model_type": "bert", "architectures": ["BertForQuestionAnswering"]}
+        return {**known_by, **dataclasses.asdict(self)}
+
+
+_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+)
+_INTEGERS = (*_SIZES, "pad_token_id")
+
+
+def _is_int(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

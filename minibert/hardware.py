@@ -1,0 +1,61 @@
+"""What to compute on, and with how many bits."""
+
+import ctypes
+import sys
+from pathlib import Path
+
+import torch
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# Linux's names for processors that multiply bfloat16 natively: AVX-512, AMX, Arm. Others emulate it, slowly.
+BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """`auto` -> cuda, else mps, else cpu; another name -> that device.
+
+    Raises ValueError when a device is asked for that is not here.
+    """
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(device for device, there in here.items() if there))
+    if not here.get(name.split(":")[0], False):
+        raise ValueError(f"device {name!r} is not available; here there is {', '.join(d for d, t in here.items() if t)}")
+    return torch.device(name)
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """`fp32`, `bf16` or `fp16` -> that dtype; `auto` -> the fastest that `device` multiplies natively and safely.
+
+    auto: on CUDA bf16 from compute capability 8.0 on, fp16 before; on a CPU bf16 with AVX-512 BF16, AMX or
+    Arm's BF16, else fp32; fp32 elsewhere.
+    """
+    if name != "auto":
+        return PRECISIONS[name]
+    if device.type == "cuda":
+        # torch.cuda.is_bf16_supported() counts emulation too
+        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+    if device.type == "cpu" and _cpu_flags() & BF16_FLAGS:
+        return torch.bfloat16
+    return torch.float32
+
+
+def keep_freed_memory() -> bool:
+    """Let the C allocator keep what is freed, instead of handing big blocks back and faulting them in again.
+
+    A training step frees and takes the same hundreds of megabytes; on a CPU the page faults cost up to half
+    of its time. Process-wide and one-way. Returns whether it took effect (glibc only).
+    """
+    if sys.platform != "linux":
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+    return mallopt is not None and bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return {flag for line in lines if line.lower().startswith(("flags", "features")) for flag in line.split()}

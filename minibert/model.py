@@ -1,0 +1,143 @@
+"""BERT for extractive question answering, written out by hand (Devlin et al. 2018, arXiv 1810.04805).
+
+Read top-down: the QA model, the encoder, one layer, attention.
+
+Axes, named once: B batch, T tokens, H hidden size, N attention heads, D = H / N head size.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minibert.config import BertConfig
+
+
+class BertForQuestionAnswering(nn.Module):
+    """BERT with a linear head that scores every token as start and as end of the answer (section 4.2)."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.config = config
+        self.bert = Bert(config)
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        self.apply(self._init_weights)
+
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Score each token as the answer's first and last.
+
+        Args: input_ids, token_type_ids (0 question, 1 context), attention_mask (1 token, 0 padding),
+            each (B, T), integers. Every row needs at least one 1 in its mask.
+        Returns: start_logits, end_logits, each (B, T), in the head's dtype whatever autocast says:
+            bfloat16 has 8 bits of mantissa, too few to compare sums of two logits.
+        """
+        x = self.bert(input_ids, token_type_ids, attention_mask)
+        with torch.autocast(x.device.type, enabled=False):
+            logits = self.qa_outputs(x.to(self.qa_outputs.weight.dtype))  # (B, T, 2)
+        start_logits, end_logits = logits.unbind(-1)
+        return start_logits, end_logits
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+
+
+class Bert(nn.Module):
+    """The encoder: embeddings, then `num_hidden_layers` layers. No pooler: question answering has no use for it."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.embeddings = Embeddings(config)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Three (B, T) integer tensors, as for BertForQuestionAnswering -> hidden states (B, T, H)."""
+        mask = attention_mask.bool()[:, None, None, :]  # (B, 1, 1, T), True where a key may be looked at
+        x = self.embeddings(input_ids, token_type_ids)
+        for layer in self.layers:
+            x = layer(x, mask)
+        return x
+
+
+class Embeddings(nn.Module):
+    """x = dropout(LayerNorm(word + token type + position)), the positions learned, 0 to T-1 (figure 2)."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.word = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.position = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.token_type = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
+        """Two (B, T) integer tensors -> (B, T, H). Raises ValueError when T exceeds the positions there are."""
+        T = input_ids.size(1)
+        if T > self.position.num_embeddings:
+            raise ValueError(
+                f"a sequence of {T} tokens, but this model has {self.position.num_embeddings} positions: "
+                f"use windows of at most {self.position.num_embeddings} tokens"
+            )
+        x = self.word(input_ids) + self.token_type(token_type_ids) + self.position.weight[:T]
+        return self.dropout(self.norm(x))
+
+
+class Layer(nn.Module):
+    """One encoder layer: self-attention, then a two-layer MLP, each added to its input and normalised after.
+
+    The six linear layers and two norms lie flat, so that every one of them has a short name.
+    """
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        H, I = config.hidden_size, config.intermediate_size
+        self.num_heads = config.num_attention_heads
+        self.attention_dropout = config.attention_probs_dropout_prob
+        self.query = nn.Linear(H, H)
+        self.key = nn.Linear(H, H)
+        self.value = nn.Linear(H, H)
+        self.attention_output = nn.Linear(H, H)
+        self.attention_norm = nn.LayerNorm(H, eps=config.layer_norm_eps)
+        self.intermediate = nn.Linear(H, I)
+        self.activation = F.gelu if config.hidden_act == "gelu" else F.relu
+        self.output = nn.Linear(I, H)
+        self.output_norm = nn.LayerNorm(H, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x (B, T, H), mask (B, 1, 1, T) bool -> (B, T, H)."""
+        q, k, v = (self._split_heads(project(x)) for project in (self.query, self.key, self.value))
+        # F.scaled_dot_product_attention drops whatever eval() says, so the rate itself must say it.
+        a = attention(q, k, v, mask, self.attention_dropout if self.training else 0.0)
+        a = a.transpose(1, 2).flatten(2)  # (B, N, T, D) -> (B, T, H)
+        x = self.attention_norm(x + self.dropout(self.attention_output(a)))
+        h = self.output(self.activation(self.intermediate(x)))
+        return self.output_norm(x + self.dropout(h))
+
+    def _split_heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, T, H) -> (B, N, T, D)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float) -> Tensor:
+    """softmax(q k^T / sqrt(D)) v, each query over the keys that `mask` allows (Vaswani et al. 2017, eq. 1).
+
+    Args: q, k, v (B, N, T, D); mask (B, 1, 1, T) bool; dropout, the share of weights set to zero.
+    Returns: (B, N, T, D).
+
+    On a CPU that needs gradients the product is written out: there the fused kernel's backward is
+    several times slower than three plain matrix operations (docs/log.md has the figures).
+    """
+    if q.device.type == "cpu" and q.requires_grad:
+        return written_out_attention(q, k, v, mask, dropout)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+
+
+def written_out_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float) -> Tensor:
+    """`attention`, one operation a line: the oracle of the fused kernel, and the fast way to train on a CPU."""
+    # -inf, not -1e9, which overflows float16. Adding it to the scores is cheaper than filling them in.
+    bias = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, -math.inf)  # (B, 1, 1, T)
+    scores = (q / math.sqrt(q.size(-1))) @ k.transpose(-2, -1) + bias  # (B, N, T, T)
+    return F.dropout(scores.softmax(-1), dropout) @ v

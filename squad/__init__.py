@@ -1,0 +1,45 @@
+"""SQuAD 2.0: examples, offset alignment, windows, batches, span decoding and metrics."""
+
+from squad.align import char_to_token_span, token_to_char_span
+from squad.batches import Batch, collate, evaluation_batches, padding_waste, training_batches
+from squad.evaluation import evaluate, predict, results_table, write_results
+from squad.examples import Answer, DataError, Example, read_examples
+from squad.metrics import (
+    bootstrap_interval,
+    cross_fitted_answers,
+    official_metrics,
+    question_scores,
+    tune_threshold,
+)
+from squad.spans import Predictions, apply_threshold, best_spans, decode, span_loss
+from squad.windows import Windows, make_windows
+
+__all__ = [
+    "Answer",
+    "Batch",
+    "DataError",
+    "Example",
+    "Predictions",
+    "Windows",
+    "apply_threshold",
+    "best_spans",
+    "bootstrap_interval",
+    "char_to_token_span",
+    "collate",
+    "cross_fitted_answers",
+    "decode",
+    "evaluate",
+    "evaluation_batches",
+    "make_windows",
+    "official_metrics",
+    "padding_waste",
+    "predict",
+    "question_scores",
+    "read_examples",
+    "results_table",
+    "span_loss",
+    "token_to_char_span",
+    "training_batches",
+    "tune_threshold",
+    "write_results",
+]

@@ -1,0 +1,77 @@
+"""Windows -> batches: which windows go together, and the tensors that the model takes."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from squad.windows import Windows
+
+
+class Batch(NamedTuple):
+    """B windows padded to the longest, T tokens. `windows` says which they are."""
+
+    input_ids: Tensor  # (B, T)
+    token_type_ids: Tensor  # (B, T) 0 question, 1 context
+    attention_mask: Tensor  # (B, T) 1 token, 0 padding
+    span_mask: Tensor  # (B, T) bool, True where an answer may start or end: [CLS] and the context
+    start_positions: Tensor  # (B,)
+    end_positions: Tensor  # (B,)
+    windows: Tensor  # (B,)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+
+def collate(windows: Windows, rows: np.ndarray) -> Batch:
+    """The windows numbered `rows`, padded to the longest of them."""
+    context_at = windows.context_positions(rows)
+    lengths = context_at + windows.end[rows] - windows.begin[rows] + 1
+    B, T = len(rows), int(lengths.max())
+    input_ids = np.full((B, T), windows.pad_id, np.int64)
+    for row, w in enumerate(rows):
+        e = windows.example[w]
+        at = context_at[row]
+        input_ids[row, 0] = windows.cls_id
+        input_ids[row, 1 : at - 1] = windows.questions[e]
+        input_ids[row, at - 1] = input_ids[row, lengths[row] - 1] = windows.sep_id
+        input_ids[row, at : lengths[row] - 1] = windows.contexts[windows.context[e]][windows.begin[w] : windows.end[w]]
+    position = np.arange(T)[None]
+    real = position < lengths[:, None]
+    second = (position >= context_at[:, None]) & real  # the context and the [SEP] that closes it
+    span = (second & (position < lengths[:, None] - 1)) | (position == 0)
+    arrays = input_ids, second.astype(np.int64), real.astype(np.int64), span
+    labels = windows.start_positions[rows], windows.end_positions[rows], np.asarray(rows, np.int64)
+    return Batch(*(torch.from_numpy(array) for array in (*arrays, *labels)))
+
+
+def training_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int, pool: int = 64) -> list[np.ndarray]:
+    """Every window once, in batches of like length, in an order drawn from (seed, epoch).
+
+    All windows are shuffled, cut into pools of `pool` batches, sorted by length within a pool and cut into
+    batches, which are then shuffled: random enough to train on, alike enough to need little padding.
+
+    Args: lengths (W,), tokens in each window.
+    Returns arrays of window numbers, each of `batch_size` but the last of the last pool.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    order = rng.permutation(len(lengths))
+    batches = []
+    for at in range(0, len(order), pool * batch_size):
+        rows = order[at : at + pool * batch_size]
+        rows = rows[np.argsort(lengths[rows], kind="stable")]
+        batches += [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def evaluation_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Every window once, longest first: least padding, and too little memory shows in the first batch."""
+    order = np.argsort(-lengths, kind="stable")
+    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+
+
+def padding_waste(lengths: np.ndarray, batches: list[np.ndarray]) -> float:
+    """The share of all batch positions that is padding, 0 to 1."""
+    positions = sum(int(lengths[rows].max()) * len(rows) for rows in batches)
+    return 1 - int(lengths.sum()) / positions

@@ -1,0 +1,115 @@
+"""A model's logits -> predictions -> the figures and files of an evaluation."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from squad.batches import collate, evaluation_batches
+from squad.examples import Example
+from squad.metrics import (
+    bootstrap_interval,
+    cross_fitted_answers,
+    official_metrics,
+    question_scores,
+    tune_threshold,
+)
+from squad.spans import Predictions, apply_threshold, best_spans, decode
+from squad.windows import Windows
+
+
+@torch.inference_mode()
+def predict(
+    model: Callable,
+    examples: Sequence[Example],
+    windows: Windows,
+    device: torch.device | str = "cpu",
+    batch_size: int = 32,
+    max_answer_tokens: int = 30,
+    n_best: int = 20,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> Predictions:
+    """Run `model(input_ids, token_type_ids, attention_mask)` over all windows and decode its logits.
+
+    The caller puts the model in eval mode and opens any autocast. progress: wraps the loop (tqdm, say).
+    """
+    W, n = len(windows), n_best
+    scores = np.full((W, n), -np.inf, np.float32)
+    firsts, lasts, null = np.zeros((W, n), np.int64), np.zeros((W, n), np.int64), np.zeros(W, np.float32)
+    for rows in progress(evaluation_batches(windows.lengths, batch_size)):
+        batch = collate(windows, rows).to(device)
+        logits = model(batch.input_ids, batch.token_type_ids, batch.attention_mask)
+        found = best_spans(*logits, batch.span_mask, max_answer_tokens, n_best)
+        score, first, last, null[rows] = (tensor.cpu().numpy() for tensor in found)
+        k = score.shape[1]
+        scores[rows, :k], firsts[rows, :k], lasts[rows, :k] = score, first, last
+    return decode(examples, windows, scores, firsts, lasts, null, n_best)
+
+
+def evaluate(examples: Sequence[Example], predictions: Predictions, threshold: float | None = None) -> dict:
+    """Every figure of one evaluation.
+
+    Args: threshold: the one to judge by, chosen elsewhere; None: the best on these very examples.
+    Returns the official metrics of the answers at that threshold under their official names, and
+
+    threshold, threshold_is_tuned_here: if it is, the official names are optimistic, and
+    crossfit: each half of the articles at the other half's threshold, the figure to quote. Absent where
+        there is only one article.
+    at_zero, always_answer, always_empty: at threshold 0, never "", always "".
+    Each with a 95% interval over articles for exact and f1.
+    """
+    answers, odds = predictions.answers, predictions.null_odds
+    tuned_here = threshold is None
+    if tuned_here:
+        _, f1 = question_scores(examples, answers)
+        threshold, _ = tune_threshold(examples, f1, odds)
+    best = {k: v for k, v in official_metrics(examples, answers, odds).items() if k.startswith("best_")}
+    result = {**_summary(examples, apply_threshold(predictions, threshold)), **best}
+    result |= {"threshold": threshold, "threshold_is_tuned_here": tuned_here}
+    if len({example.title for example in examples}) > 1:
+        result["crossfit"] = _summary(examples, cross_fitted_answers(examples, answers, odds))
+    result["at_zero"] = _summary(examples, apply_threshold(predictions, 0.0))
+    result["always_answer"] = _summary(examples, answers)
+    result["always_empty"] = _summary(examples, dict.fromkeys(answers, ""))
+    return result
+
+
+def _summary(examples: Sequence[Example], answers: dict[str, str]) -> dict:
+    exact, f1 = question_scores(examples, answers)
+    intervals = {"exact_interval": bootstrap_interval(examples, exact), "f1_interval": bootstrap_interval(examples, f1)}
+    return official_metrics(examples, answers) | intervals
+
+
+def results_table(metrics: dict) -> str:
+    """What `evaluate` returns, as a table for people."""
+    given = "threshold tuned on this set" if metrics["threshold_is_tuned_here"] else "the run's own threshold"
+    rows = {
+        "cross-fitted threshold": metrics.get("crossfit"),
+        given: metrics,
+        "threshold 0": metrics["at_zero"],
+        "always answering": metrics["always_answer"],
+        'always "" (baseline)': metrics["always_empty"],
+    }
+    lines = [f"{'':28}{'EM':>7}{'95% interval':>15}{'F1':>8}{'95% interval':>15}{'HasAns F1':>11}{'NoAns F1':>10}"]
+    for label, row in rows.items():
+        if row is not None:
+            em, f1 = ("{:.1f} - {:.1f}".format(*row[f"{name}_interval"]) for name in ("exact", "f1"))
+            has, no = (f"{row[k]:.2f}" if k in row else "-" for k in ("HasAns_f1", "NoAns_f1"))
+            lines.append(f"{label:28}{row['exact']:7.2f}{em:>15}{row['f1']:8.2f}{f1:>15}{has:>11}{no:>10}")
+    optimistic = ", optimistic: it was chosen on these questions" if metrics["threshold_is_tuned_here"] else ""
+    return "\n".join([*lines, f"{metrics['total']} questions; threshold {metrics['threshold']:.3f}{optimistic}"])
+
+
+def write_results(folder: str | Path, predictions: Predictions, metrics: dict) -> None:
+    """Write metrics.json, predictions.json (at the metrics' threshold), nbest_predictions.json and null_odds.json."""
+    files = {
+        "metrics": metrics,
+        "predictions": apply_threshold(predictions, metrics["threshold"]),
+        "nbest_predictions": predictions.nbest,
+        "null_odds": predictions.null_odds,
+    }
+    for name, content in files.items():
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        (Path(folder) / f"{name}.json").write_text(text, encoding="utf-8")

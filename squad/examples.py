@@ -1,0 +1,112 @@
+"""SQuAD JSON -> examples. Versions 1.1 and 2.0 (Rajpurkar et al. 2016, 2018), plain or gzipped."""
+
+import gzip
+import json
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+
+class DataError(ValueError):
+    """A data file that cannot be used; the message names the file, the article and the question."""
+
+
+class Answer(NamedTuple):
+    text: str
+    start: int  # first character in the context
+
+
+@dataclass(frozen=True)
+class Example:
+    """One question about one context. `answers` is empty where the text has none (`is_impossible`)."""
+
+    id: str
+    question: str
+    context: str
+    answers: tuple[Answer, ...]
+    is_impossible: bool
+    title: str
+
+
+def read_examples(path: str | Path, on_bad: Callable[[str], None] | None = None) -> list[Example]:
+    """Read a SQuAD file (.json or .json.gz) into examples, in file order.
+
+    An answer must be the slice of its context that starts at `answer_start`. Duplicate ids, and questions
+    whose is_impossible contradicts their answers, are wrong too.
+
+    Args: on_bad: called with the message of each bad question, which is then left out; without it the
+        first one raises.
+    Raises DataError when the file, or (without on_bad) a question in it, is malformed.
+    """
+    path = Path(path)
+    articles = _load(path)
+    examples: list[Example] = []
+    seen: set[str] = set()
+    for number, article in enumerate(articles):
+        title = article.get("title", f"article {number}") if isinstance(article, dict) else f"article {number}"
+        where = f"{path}: article {title!r}"
+        for paragraph in _items(article, "paragraphs", where):
+            context = _field(paragraph, "context", str, where)
+            for qa in _items(paragraph, "qas", where):
+                try:
+                    example = _example(qa, context, str(title), where)
+                    if example.id in seen:
+                        raise DataError(f"{where}, question {example.id}: this id occurs twice")
+                except DataError as error:
+                    if on_bad is None:
+                        raise
+                    on_bad(str(error))
+                    continue
+                seen.add(example.id)
+                examples.append(example)
+    return examples
+
+
+def _load(path: Path) -> list:
+    try:
+        raw = path.read_bytes()
+        text = gzip.decompress(raw) if path.suffix == ".gz" else raw
+        data = json.loads(text)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not readable as {'gzipped ' * (path.suffix == '.gz')}JSON ({error})") from error
+    return _items(data, "data", str(path))
+
+
+def _example(qa: dict, context: str, title: str, where: str) -> Example:
+    id = _field(qa, "id", str, where)
+    where = f"{where}, question {id}"
+    question = _field(qa, "question", str, where)
+    answers = tuple(_answer(item, context, where) for item in _items(qa, "answers", where))
+    is_impossible = qa.get("is_impossible", not answers)
+    if not isinstance(is_impossible, bool):
+        raise DataError(f"{where}: is_impossible is {is_impossible!r}, expected true or false")
+    if is_impossible == bool(answers):
+        raise DataError(f"{where}: is_impossible is {is_impossible}, but there are {len(answers)} answers")
+    return Example(id, question, context, answers, is_impossible, title)
+
+
+def _answer(item: dict, context: str, where: str) -> Answer:
+    text = _field(item, "text", str, where)
+    start = _field(item, "answer_start", int, where)
+    found = context[start : start + len(text)] if start >= 0 else None
+    if not text or found != text:
+        raise DataError(f"{where}: answer {text[:60]!r} at {start}, but the context has {(found or '')[:60]!r} there")
+    return Answer(text, start)
+
+
+def _items(value: object, name: str, where: str) -> list:
+    return _field(value, name, list, where)
+
+
+def _field(value: object, name: str, kind: type, where: str):
+    """value[name], which must be of type `kind`."""
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: found a {type(value).__name__} where an object with {name!r} was expected")
+    if not isinstance(value.get(name), kind) or isinstance(value[name], bool):
+        found = f"a {type(value[name]).__name__}" if name in value else "missing"
+        raise DataError(f"{where}: {name!r} is {found}, expected {kind.__name__}")
+    return value[name]

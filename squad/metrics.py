@@ -1,0 +1,178 @@
+"""Predictions -> metrics: the official SQuAD 2.0 figures, and the honest ones beside them.
+
+Scores are percentages. `odds` are null odds: a question is answered "" when its odds exceed the threshold.
+"""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from squad.examples import DataError, Example
+
+ARTICLES = re.compile(r"\b(a|an|the)\b")
+NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normalise(text: str) -> str:
+    """Lower case, no ASCII punctuation, no English articles, single spaces: what the official script compares."""
+    return " ".join(ARTICLES.sub(" ", text.lower().translate(NO_PUNCTUATION)).split())
+
+
+def exact_match(gold: str, predicted: str) -> float:
+    return float(normalise(gold) == normalise(predicted))
+
+
+def f1_score(gold: str, predicted: str) -> float:
+    """F1 over the words that both have; where either has none, 1 if both have none, else 0."""
+    gold_words, predicted_words = normalise(gold).split(), normalise(predicted).split()
+    if not gold_words or not predicted_words:
+        return float(gold_words == predicted_words)
+    common = sum((Counter(gold_words) & Counter(predicted_words)).values())
+    if common == 0:
+        return 0.0
+    precision, recall = common / len(predicted_words), common / len(gold_words)
+    return 2 * precision * recall / (precision + recall)
+
+
+def question_scores(examples: Sequence[Example], answers: Mapping[str, str]) -> tuple[np.ndarray, np.ndarray]:
+    """Exact match and F1 of each question, (E,) each, 0 to 1: the best over its gold answers.
+
+    Raises DataError when answers are missing.
+    """
+    missing = [example.id for example in examples if example.id not in answers]
+    if missing:
+        raise DataError(f"{len(missing)} of {len(examples)} questions have no prediction, the first {missing[0]!r}")
+    exact, f1 = np.zeros(len(examples)), np.zeros(len(examples))
+    for i, example in enumerate(examples):
+        # Gold answers that normalise to nothing are dropped; without any, the right answer is "".
+        golds = {answer.text for answer in example.answers if normalise(answer.text)} or {""}
+        exact[i] = max(exact_match(gold, answers[example.id]) for gold in golds)
+        f1[i] = max(f1_score(gold, answers[example.id]) for gold in golds)
+    return exact, f1
+
+
+def official_metrics(
+    examples: Sequence[Example],
+    answers: Mapping[str, str],
+    odds: Mapping[str, float] | None = None,
+    threshold: float = 1.0,
+) -> dict[str, float]:
+    """What evaluate-v2.0.py prints, to the last digit, under its names.
+
+    With `odds` (its --na-prob-file) questions above `threshold` (its --na-prob-thresh, 1.0 by default) count
+    as answered "", and best_exact, best_f1 and their thresholds are added. Those two searches break ties by
+    order, as the official script does; `tune_threshold` does not.
+    """
+    has_answer = np.array([bool(e.answers) for e in examples])
+    raw_exact, raw_f1 = question_scores(examples, answers)
+    silent = np.array([odds is not None and odds[e.id] > threshold for e in examples], bool)
+    exact, f1 = (np.where(silent, ~has_answer, scores) for scores in (raw_exact, raw_f1))
+    metrics = _means(exact, f1)
+    for name, chosen in (("HasAns", has_answer), ("NoAns", ~has_answer)):
+        if chosen.any():
+            metrics |= {f"{name}_{key}": value for key, value in _means(exact[chosen], f1[chosen]).items()}
+    if odds is not None:
+        answered = np.array([bool(answers[e.id]) for e in examples])
+        values = np.array([odds[e.id] for e in examples])
+        for name, scores in (("exact", raw_exact), ("f1", raw_f1)):
+            best, at = _official_best(scores, has_answer, answered, values)
+            metrics |= {f"best_{name}": best, f"best_{name}_thresh": at}
+    return metrics
+
+
+def _means(exact: np.ndarray, f1: np.ndarray) -> dict[str, float]:
+    # Python's own sum, left to right: numpy's pairwise one differs in the last digit.
+    total = len(exact)
+    return {
+        "exact": 100.0 * sum(exact.tolist()) / total,
+        "f1": 100.0 * sum(f1.tolist()) / total,
+        "total": total,
+    }
+
+
+def _official_best(
+    scores: np.ndarray, has_answer: np.ndarray, answered: np.ndarray, odds: np.ndarray
+) -> tuple[float, float]:
+    """The best score over thresholds and the threshold, going through the questions by odds, surest first."""
+    gains = np.where(has_answer, scores, np.where(answered, -1.0, 0.0))
+    current = best = float((~has_answer).sum())  # threshold below all: everything is ""
+    best_at = 0.0
+    for i in np.argsort(odds, kind="stable").tolist():
+        current += float(gains[i])
+        if current > best:
+            best, best_at = current, float(odds[i])
+    return 100.0 * best / len(scores), best_at
+
+
+def tune_threshold(examples: Sequence[Example], f1: np.ndarray, odds: Mapping[str, float]) -> tuple[float, float]:
+    """The threshold with the best mean F1, and that mean, 0 to 100.
+
+    Args: f1 (E,): of the always-answer predictions. (Those already blanked at some threshold cannot tell
+        what a higher one would gain.)
+    Equal odds stay together, whatever their order. The threshold lies halfway between two neighbouring
+    odds; where several are best, it is the one nearest 0. Optimistic on the examples it was chosen on.
+    """
+    values = np.array([odds[e.id] for e in examples])
+    order = np.argsort(values, kind="stable")
+    values = values[order]
+    gain = (f1 - np.array([float(not e.answers) for e in examples]))[order]
+    # total[k]: answer the k questions of lowest odds, stay silent on the rest
+    total = sum(not e.answers for e in examples) + np.concatenate([[0.0], np.cumsum(gain)])
+    cut = np.concatenate([[True], values[1:] != values[:-1], [True]])  # never between equal odds
+    thresholds = np.concatenate([values[:1] - 1, (values[:-1] + values[1:]) / 2, values[-1:] + 1])
+    best = total[cut].max()
+    candidates = thresholds[cut & (total >= best - 1e-9)]
+    return float(candidates[np.argmin(np.abs(candidates))]), 100.0 * float(best) / len(examples)
+
+
+def article_halves(examples: Sequence[Example]) -> np.ndarray:
+    """(E,) bool: articles dealt into two halves of about as many questions, largest first."""
+    sizes = Counter(example.title for example in examples)
+    first, counts = set(), [0, 0]
+    for title, size in sorted(sizes.items(), key=lambda item: (-item[1], item[0])):
+        half = int(counts[1] < counts[0])
+        counts[half] += size
+        if half == 0:
+            first.add(title)
+    return np.array([example.title in first for example in examples], bool)
+
+
+def cross_fitted_answers(
+    examples: Sequence[Example], answers: Mapping[str, str], odds: Mapping[str, float]
+) -> dict[str, str]:
+    """Always-answer predictions -> answers, each half of the articles at the threshold tuned on the other half.
+
+    No question has a say in its own threshold, so unlike the tuned ones their score is not optimistic.
+    Raises DataError when there is only one article.
+    """
+    half = article_halves(examples)
+    if half.all() or not half.any():
+        raise DataError("cross-fitting needs at least two articles, found one")
+    _, f1 = question_scores(examples, answers)
+    chosen: dict[str, str] = {}
+    for this in (half, ~half):
+        other = np.flatnonzero(~this)
+        threshold, _ = tune_threshold([examples[i] for i in other], f1[other], odds)
+        for i in np.flatnonzero(this):
+            id = examples[i].id
+            chosen[id] = "" if odds[id] > threshold else answers[id]
+    return chosen
+
+
+def bootstrap_interval(
+    examples: Sequence[Example], scores: np.ndarray, samples: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """95% percentile interval of the mean score, 0 to 100, drawing whole articles with replacement.
+
+    Questions on one article succeed and fail together; drawing questions would make the interval too narrow.
+    (Efron and Tibshirani 1993, chapter 13.)
+    """
+    titles, article = np.unique([example.title for example in examples], return_inverse=True)
+    totals, sizes = np.bincount(article, weights=scores), np.bincount(article)
+    drawn = np.random.default_rng(seed).integers(0, len(titles), (samples, len(titles)))
+    means = totals[drawn].sum(1) / sizes[drawn].sum(1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return 100.0 * float(low), 100.0 * float(high)

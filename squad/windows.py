@@ -1,0 +1,169 @@
+"""Examples -> windows: `[CLS] question [SEP] a piece of the context [SEP]`, at most `max_length` tokens each.
+
+Only the context is cut. Consecutive windows of one context share `overlap` tokens, so that an answer cut by
+the end of one window stands whole in the next. (Google's `doc_stride` is the step between window starts, the
+tokenizers library's `stride` is the overlap; here it is always the overlap.)
+
+Everything lies in flat arrays with row offsets: row i of `ids` is ids[rows[i]:rows[i + 1]]. A context is
+tokenised and stored once however many questions and windows it has.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from squad.align import char_to_token_span
+from squad.examples import DataError, Example
+
+CHUNK = 512  # texts tokenised at a time: bounds the memory taken by the tokenizer's own objects
+SPECIAL_TOKENS = 3  # [CLS], [SEP], [SEP]
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Rows of different lengths in one flat array; row i is values[rows[i]:rows[i + 1]]."""
+
+    values: np.ndarray
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows) - 1
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        return self.values[self.rows[i] : self.rows[i + 1]]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.rows)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The windows of a list of examples. E examples, C distinct contexts, W windows.
+
+    Positions count from [CLS] = 0; the context of window w begins at position `context_positions(w)`.
+    A window that does not hold the whole answer is labelled (0, 0): as far as it can see, there is none.
+    """
+
+    questions: Ragged  # E rows of token ids
+    contexts: Ragged  # C rows of token ids
+    offsets: Ragged  # C rows of (start, end) characters, one pair a token
+    context: np.ndarray  # (E,) the context of each example
+    example: np.ndarray  # (W,) the example of each window, never decreasing
+    begin: np.ndarray  # (W,) first context token
+    end: np.ndarray  # (W,) one past the last
+    start_positions: np.ndarray  # (W,) label: first answer token, 0 for no answer
+    end_positions: np.ndarray  # (W,) label: last answer token, 0 for no answer
+    cls_id: int
+    sep_id: int
+    pad_id: int
+
+    def __len__(self) -> int:
+        return len(self.example)
+
+    def context_positions(self, window: np.ndarray) -> np.ndarray:
+        """Where the context of each of these windows begins: after [CLS], the question and [SEP]."""
+        example = self.example[window]
+        return self.questions.rows[example + 1] - self.questions.rows[example] + 2
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(W,) tokens in each window, special ones counted."""
+        return self.questions.lengths[self.example] + self.end - self.begin + SPECIAL_TOKENS
+
+    def char_spans(self, window: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
+        """Spans of positions [first, last] in windows -> (n, 2) character spans of their contexts.
+
+        Args: three integer arrays of n; positions must lie in the window's context.
+        """
+        row = self.offsets.rows[self.context[self.example[window]]]
+        shift = row + self.begin[window] - self.context_positions(window)
+        return np.stack([self.offsets.values[shift + first, 0], self.offsets.values[shift + last, 1]], axis=-1)
+
+
+def make_windows(
+    examples: Sequence[Example],
+    tokenizer: Tokenizer,
+    max_length: int = 384,
+    overlap: int = 128,
+    max_question_tokens: int = 64,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> Windows:
+    """Tokenise examples and cut them into labelled windows.
+
+    Args: tokenizer: without truncation or padding of its own. progress: wraps the loop (tqdm, say).
+    Raises ValueError when windows of `max_length` leave no room to step forward, DataError when the
+    tokenizer lacks BERT's special tokens.
+    """
+    room = max_length - SPECIAL_TOKENS - max_question_tokens
+    if not 0 <= overlap < room:
+        raise ValueError(
+            f"window overlap is {overlap}, expected 0 to {room - 1}: of a max length of {max_length}, "
+            f"{max_question_tokens} go to the question and {SPECIAL_TOKENS} to special tokens"
+        )
+    numbers: dict[str, int] = {}
+    context = np.array([numbers.setdefault(e.context, len(numbers)) for e in examples], np.int64)
+    contexts, offsets = _tokenise(list(numbers), tokenizer, progress)
+    questions, _ = _tokenise([e.question for e in examples], tokenizer, progress, max_question_tokens)
+    answers = _answer_tokens(examples, offsets, context)
+    example, begin, end = _cut(questions.lengths, contexts.lengths[context], max_length, overlap)
+    start_positions, end_positions = _labels(answers[example], begin, end, questions.lengths[example] + 2)
+    return Windows(
+        questions, contexts, offsets, context, example, begin, end, start_positions, end_positions,
+        *(_special_id(tokenizer, token) for token in ("[CLS]", "[SEP]", "[PAD]")),
+    )  # fmt: skip
+
+
+def _tokenise(
+    texts: list[str], tokenizer: Tokenizer, progress: Callable[[Iterable], Iterable], limit: int | None = None
+) -> tuple[Ragged, Ragged]:
+    """Texts -> rows of token ids, rows of character offsets; the first `limit` tokens of each."""
+    ids, offsets, lengths = [np.empty(0, np.int32)], [np.empty((0, 2), np.int32)], [0]
+    for at in progress(range(0, len(texts), CHUNK)):
+        for encoding in tokenizer.encode_batch(texts[at : at + CHUNK], add_special_tokens=False):
+            ids.append(np.array(encoding.ids[:limit], np.int32))
+            offsets.append(np.array(encoding.offsets[:limit], np.int32).reshape(-1, 2))
+            lengths.append(len(ids[-1]))
+    rows = np.cumsum(np.array(lengths, np.int64))
+    return Ragged(np.concatenate(ids), rows), Ragged(np.concatenate(offsets), rows)
+
+
+def _answer_tokens(examples: Sequence[Example], offsets: Ragged, context: np.ndarray) -> np.ndarray:
+    """(E, 2) first and last context token of each example's first answer; (-1, -1) where there is none."""
+    spans = np.full((len(examples), 2), -1, np.int64)
+    for i, example in enumerate(examples):
+        if example.answers:
+            answer = example.answers[0]
+            span = char_to_token_span(offsets[context[i]], answer.start, answer.start + len(answer.text))
+            spans[i] = (-1, -1) if span is None else span
+    return spans
+
+
+def _cut(
+    question_lengths: np.ndarray, context_lengths: np.ndarray, max_length: int, overlap: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(E,), (E,) -> example, begin, end, each (W,): every context token in a window, at least one each."""
+    room = max_length - SPECIAL_TOKENS - question_lengths
+    step = room - overlap
+    count = np.maximum(1, -(-(context_lengths - overlap) // step))
+    example = np.repeat(np.arange(len(count)), count)
+    nth = np.arange(len(example)) - np.repeat(np.cumsum(count) - count, count)
+    begin = nth * step[example]
+    end = np.minimum(begin + room[example], context_lengths[example])
+    return example, begin, end
+
+
+def _labels(answers: np.ndarray, begin: np.ndarray, end: np.ndarray, shift: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Context tokens (W, 2) -> start and end positions (W,), zero where the window lacks any of them."""
+    first, last = answers.T
+    whole = (first >= begin) & (last < end) & (first >= 0)
+    return np.where(whole, first - begin + shift, 0), np.where(whole, last - begin + shift, 0)
+
+
+def _special_id(tokenizer: Tokenizer, token: str) -> int:
+    id = tokenizer.token_to_id(token)
+    if id is None:
+        raise DataError(f"the tokenizer has no {token}, expected a BERT tokenizer")
+    return id
