@@ -8,12 +8,10 @@ Read it top-down: options, then main() in the order in which things happen.
 """
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import logging
 import math
-import signal
 import sys
 import time
 import traceback
@@ -43,8 +41,8 @@ class Options:
     """Every knob. Flags, their help and their types are made from this; a run keeps it in config.json."""
 
     # data
-    train: str = option(str(DATA / "train.json.gz"), "SQuAD file to train on, .json or .json.gz; or squad_v2")
-    dev: str = option(str(DATA / "dev.json.gz"), "SQuAD file to evaluate on; or squad_v2")
+    train: str = option("excerpt", "SQuAD file to train on, or squad_v2 (the official one), or excerpt (in data/)")
+    dev: str = option("excerpt", "SQuAD file to evaluate on; the same names")
     max_train_examples: int = option(0, "train on the first N questions only; 0: all")
     skip_bad: bool = option(False, "leave out malformed questions instead of stopping at the first")
     # model
@@ -112,8 +110,8 @@ def main(argv: list[str] | None = None) -> int:
     train = None if evaluated_run else load_data(options, "train", tokenizer)
 
     model = load_trained(options, evaluated_run) if evaluated_run else prepare_model(options)
-    check_fit(model, tokenizer, options)
-    store_frozen_as(dtype, model.to(device))
+    minibert.check_fit(tokenizer, model.config, options.max_length)
+    minibert.store_frozen_as(dtype, model.to(device))
     run = Run(options, folder, model, device, dtype, dev)
 
     if not evaluated_run:
@@ -141,23 +139,7 @@ def parse_options(argv: list[str] | None) -> tuple[Options, bool, Path | None]:
 
     --resume and --evaluate take a run's own options from its config.json; flags given beside them win.
     """
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.HelpFormatter)
-    group = parser.add_mutually_exclusive_group()
-    group.add_argument("--resume", metavar="RUN", help="go on with the interrupted run in this folder")
-    group.add_argument("--evaluate", metavar="RUN", help="evaluate the trained run in this folder, train nothing")
-    types = typing.get_type_hints(Options)
-    for f in dataclasses.fields(Options):
-        flag, help = "--" + f.name.replace("_", "-"), f.metadata["help"]
-        if types[f.name] is bool:
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=f.default, help=help)
-            continue
-        shown = "" if f.default == "" else f" ({Path(f.default).relative_to(DATA.parent)})" if f.name in (
-            "train", "dev") else f" ({f.default})"  # fmt: skip
-        choices = f.metadata.get("choices")
-        metavar = None if choices else {int: "N", float: "X", str: "NAME"}[types[f.name]]
-        parser.add_argument(
-            flag, type=types[f.name], default=f.default, choices=choices, metavar=metavar, help=help + shown
-        )
+    parser = make_parser()
     first = parser.parse_args(argv)
     run = first.resume or first.evaluate
     if run:
@@ -165,15 +147,35 @@ def parse_options(argv: list[str] | None) -> tuple[Options, bool, Path | None]:
         try:
             defaults = read_json(saved)
         except (OSError, ValueError) as error:
-            raise ValueError(f"{saved}: not a run's options ({error}); expected the --output of a run") from error
+            raise ValueError(f"{saved}: not a run's options ({error}), expected the --output of a run") from error
+        if unknown := defaults.keys() - {f.name for f in dataclasses.fields(Options)}:
+            raise ValueError(f"{saved}: {', '.join(sorted(unknown))} are no options of this version")
         # an evaluation does not overwrite the training's own figures
         parser.set_defaults(**{**defaults, "output": run if first.resume else f"{run}/evaluation"})
     values = vars(parser.parse_args(argv))
     del values["resume"], values["evaluate"]
-    if unknown := values.keys() - types.keys():
-        raise ValueError(f"{saved}: {', '.join(sorted(unknown))} are no options of this version")
     values["output"] = values["output"] or time.strftime("runs/%Y%m%d-%H%M%S")
     return Options(**values), bool(first.resume), Path(first.evaluate) if first.evaluate else None
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """One flag for each field of Options, with its default and help."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--resume", metavar="RUN", help="go on with the interrupted run in this folder")
+    group.add_argument("--evaluate", metavar="RUN", help="evaluate the trained run in this folder, train nothing")
+    types = typing.get_type_hints(Options)
+    for f in dataclasses.fields(Options):
+        settings = {"default": f.default, "help": f.metadata["help"]}
+        if types[f.name] is bool:
+            settings["action"] = argparse.BooleanOptionalAction
+        else:
+            settings |= {"type": types[f.name], "metavar": {int: "N", float: "X", str: "NAME"}[types[f.name]]}
+            settings["help"] += f" ({f.default})" if f.default != "" else ""
+        if "choices" in f.metadata:
+            settings |= {"choices": f.metadata["choices"], "metavar": None}
+        parser.add_argument("--" + f.name.replace("_", "-"), **settings)
+    return parser
 
 
 # --------------------------------------------------------------------------------------- data and model
@@ -188,7 +190,10 @@ class Data:
 def load_data(options: Options, split: str, tokenizer) -> Data:
     """Read one of the two files and cut it into windows."""
     path = getattr(options, split)
-    path = squad.find_squad_v2(split) if path == "squad_v2" else path
+    if path == "squad_v2":
+        path = squad.find_squad_v2(split)
+    elif path == "excerpt":
+        path = DATA / f"{split}.json.gz"
     bad: list[str] = []
     examples = squad.read_examples(path, bad.append if options.skip_bad else None)
     if bad:
@@ -221,24 +226,6 @@ def load_trained(options: Options, folder: Path) -> nn.Module:
     model = minibert.load_pretrained(options.model, options.revision or None)
     lora.load_adapter(model, trained_folder(options, folder), minibert.checkpoint_names(model.config))
     return model
-
-
-def check_fit(model: nn.Module, tokenizer, options: Options) -> None:
-    """Refuse windows longer than the model, or token ids that it does not have."""
-    config = model.config
-    if options.max_length > config.max_position_embeddings:
-        raise ValueError(f"--max-length is {options.max_length}, this model has {config.max_position_embeddings} "
-                         "positions")  # fmt: skip
-    if tokenizer.get_vocab_size() > config.vocab_size:
-        raise ValueError(f"the tokenizer has {tokenizer.get_vocab_size()} tokens, the model {config.vocab_size}: "
-                         "they are not of one checkpoint")  # fmt: skip
-
-
-def store_frozen_as(dtype: torch.dtype, model: nn.Module) -> None:
-    """Keep frozen weights in the dtype they are multiplied in: half the memory, and no cast at every step."""
-    for parameter in model.parameters():
-        if not parameter.requires_grad:
-            parameter.data = parameter.data.to(dtype)
 
 
 def startup_table(run: "Run", train: Data) -> str:
@@ -316,10 +303,10 @@ def train_loop(run: Run, train: Data, resume: bool) -> int:
     scaler = torch.amp.GradScaler(run.device.type, enabled=run.dtype == torch.float16)
     checkpoint = run.folder / "checkpoint"
     start = minibert.load_checkpoint(checkpoint, run.model, optimizer, scaler)["step"] if resume else 0
-    log = Log(run.folder / "log.jsonl", options.log_every)
+    log = minibert.RunLog(run.folder / "log.jsonl", options.log_every)
     run.model.train()
     bar = tqdm(total=len(lengths) * options.epochs, initial=start * step_size, unit="q", desc="train")
-    with stop_signals() as stopped_by, bar:
+    with minibert.stop_signals() as stopped_by, bar:
         for step in range(start, total):
             epoch, batch = divmod(step, per_epoch)
             if batch == 0 or step == start:
@@ -327,14 +314,20 @@ def train_loop(run: Run, train: Data, resume: bool) -> int:
             learning_rate = options.learning_rate * schedule(step, total, options.warmup)
             loss, norm = training_step(run, train, batches[batch], optimizer, scaler, learning_rate)
             done = step + 1
-            log.step(done, done / per_epoch, loss, norm, learning_rate, len(batches[batch]))
+            if not math.isfinite(loss):
+                ids = ", ".join(train.examples[i].id for i in train.windows.example[batches[batch]])
+                raise ValueError(f"step {done}: the loss is {loss} on the questions {ids}; try a lower --learning-rate")
             bar.update(len(batches[batch]))
-            bar.set_postfix(loss=f"{log.mean_loss:.3f}", lr=f"{learning_rate:.1e}", refresh=False)
+            bar.set_postfix(loss=f"{log.loss or loss:.3f}", lr=f"{learning_rate:.1e}", refresh=False)
+            log.step(done, loss, len(batches[batch]), epoch=done / per_epoch, grad_norm=norm, lr=learning_rate)
             evaluates = done % per_epoch == 0 or (options.eval_every and done % options.eval_every == 0)
             if evaluates:
                 metrics = run.evaluate()
                 run.save(metrics["threshold"])
-                log.evaluation(done, done / per_epoch, metrics, bar.write)
+                shown = metrics.get("crossfit", metrics)
+                log.write(step=done, epoch=done / per_epoch, exact=shown["exact"], f1=shown["f1"])
+                log.restart()
+                bar.write(f"epoch {done / per_epoch:.2f}: dev EM {shown['exact']:.2f}, F1 {shown['f1']:.2f}")
             if evaluates or stopped_by:
                 minibert.save_checkpoint(checkpoint, run.model, optimizer, scaler, {"step": done})
             if stopped_by and done < total:
@@ -354,9 +347,6 @@ def training_step(run: Run, train: Data, rows: np.ndarray, optimizer, scaler, le
         part = part * (len(micro) / len(rows))
         scaler.scale(part).backward()
         loss += part.item()  # waits for the device
-    if not math.isfinite(loss):
-        ids = ", ".join(train.examples[i].id for i in train.windows.example[rows])
-        raise ValueError(f"the loss is {loss} on the questions {ids}: try a lower --learning-rate or --precision fp32")
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     scaler.unscale_(optimizer)  # so that the true gradients are clipped, and once a step
@@ -383,59 +373,7 @@ def schedule(step: int, total: int, warmup: float) -> float:
     return min((step + 1) / (rising + 1), (total - step) / (total - rising))
 
 
-# ------------------------------------------------------------------------------------- around the loop
-
-
-class Log:
-    """log.jsonl: one line every `every` steps with the means since the line before, one for each evaluation."""
-
-    def __init__(self, path: Path, every: int):
-        self.path, self.every = path, every
-        self._clear()
-
-    def _clear(self):
-        self.losses, self.questions, self.since = [], 0, time.perf_counter()
-
-    @property
-    def mean_loss(self) -> float:
-        return sum(self.losses[-50:]) / max(1, len(self.losses[-50:]))
-
-    def step(self, step: int, epoch: float, loss: float, norm: float, learning_rate: float, questions: int) -> None:
-        self.losses.append(loss)
-        self.questions += questions
-        if step % self.every == 0:
-            seconds = time.perf_counter() - self.since
-            self._write(step=step, epoch=epoch, loss=sum(self.losses) / len(self.losses), grad_norm=norm,
-                        learning_rate=learning_rate, questions_per_second=self.questions / seconds)  # fmt: skip
-            self._clear()
-
-    def evaluation(self, step: int, epoch: float, metrics: dict, show) -> None:
-        shown = metrics.get("crossfit", metrics)
-        figures = {name: shown[name] for name in ("exact", "f1")}
-        self._write(step=step, epoch=epoch, **figures, threshold=metrics["threshold"])
-        show(f"epoch {epoch:.2f}: dev EM {figures['exact']:.2f}, F1 {figures['f1']:.2f}")
-        self._clear()
-
-    def _write(self, **values) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
-
-
-@contextlib.contextmanager
-def stop_signals():
-    """A list that the first Ctrl-C or SIGTERM is put into, to be looked at between steps; the second one kills."""
-    caught: list[int] = []
-
-    def note(number, frame):
-        caught.append(number)
-        signal.signal(number, signal.SIG_DFL)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+# ------------------------------------------------------------------------------------- small helpers
 
 
 def progress_bar(name: str, unit: str):

@@ -18,13 +18,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lora.inject import HEAD, freeze, lora_layers, wrap
+from lora.linear import LoRALinear
 
 PREFIX = "base_model.model."
 # Fields of adapter_config.json that say nothing about how the stored tensors act on the base.
 NEUTRAL = {
     "auto_mapping", "base_model_name_or_path", "inference_mode", "init_lora_weights", "modules_to_save",
     "peft_version", "qalora_group_size", "revision", "target_modules", "exclude_modules", "task_type",
-    "layers_to_transform", "layers_pattern", "r", "rank_pattern",
+    "layers_to_transform", "layers_pattern", "megatron_core", "r", "rank_pattern",
 }  # fmt: skip
 # A pattern of PEFT's is a regular expression. Few quantifiers cannot take exponential time on names this short.
 MAX_PATTERN_LENGTH, MAX_QUANTIFIERS = 200, 2
@@ -36,9 +37,7 @@ class AdapterError(ValueError):
     """An adapter that cannot be used on this model; the message says what to do."""
 
 
-def save_adapter(
-    model: nn.Module, folder: str | Path, names: Mapping[str, str], base_model: str | None = None
-) -> None:
+def save_adapter(model: nn.Module, folder: str | Path, names: Mapping[str, str], base_model: str | None = None) -> None:
     """Write what trains (`requires_grad`) as a PEFT adapter.
 
     Args:
@@ -53,18 +52,29 @@ def save_adapter(
         for key, parameter in model.named_parameters()
         if parameter.requires_grad
     }
-    ranks = {names[name]: layer.rank for name, layer in layers.items()}
-    alphas = {names[name]: layer.alpha for name, layer in layers.items()}
+    config = _config({names[name]: layer for name, layer in layers.items()}, names, base_model)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _config(layers: Mapping[str, LoRALinear], names: Mapping[str, str], base_model: str | None) -> dict:
+    """adapter_config.json for these layers, given by stored name: the commonest r and alpha, the rest as patterns."""
+    ranks = {name: layer.rank for name, layer in layers.items()}
+    alphas = {name: layer.alpha for name, layer in layers.items()}
     r, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
-    config = {
+    # the part of the names that all layers share keeps the list short, if it names no layer that is not wrapped
+    targets = sorted({re.split(r"\.\d+\.", name)[-1] for name in layers})
+    hit = {name for name in names.values() if any(name == t or name.endswith("." + t) for t in targets)}
+    return {
         "peft_type": "LORA",
         "task_type": "QUESTION_ANS",
         "base_model_name_or_path": base_model,
         "r": r,
         "lora_alpha": alpha,
         "lora_dropout": max(layer.dropout.p for layer in layers.values()),
-        # the part of a name that all layers share, so that the list stays short
-        "target_modules": sorted({re.split(r"\.\d+\.", name)[-1] for name in ranks}),
+        "target_modules": targets if hit == set(layers) else sorted(layers),
         "rank_pattern": {name: value for name, value in ranks.items() if value != r},
         "alpha_pattern": {name: value for name, value in alphas.items() if value != alpha},
         "modules_to_save": [HEAD],
@@ -74,12 +84,6 @@ def save_adapter(
         "use_dora": False,
         "inference_mode": True,
     }
-    if set(config["target_modules"]) & {""} or not _targets_exactly(config["target_modules"], ranks, names):
-        config["target_modules"] = sorted(ranks)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def load_adapter(model: nn.Module, folder: str | Path, names: Mapping[str, str]) -> list[str]:
@@ -191,12 +195,6 @@ def _stored_key(key: str, names: Mapping[str, str]) -> str:
     module, _, parameter = key.rpartition(".")
     suffix = f"{parameter}.weight" if parameter.startswith("lora_") else parameter
     return f"{names[module]}.{suffix}"
-
-
-def _targets_exactly(targets: list[str], wrapped: Mapping[str, int], names: Mapping[str, str]) -> bool:
-    """Whether PEFT, matching `targets` as name endings, would wrap just the layers that are wrapped here."""
-    hit = {stored for stored in names.values() if any(stored == t or stored.endswith("." + t) for t in targets)}
-    return hit == set(wrapped)
 
 
 def _alpha(config: dict, stored_name: str) -> float:

@@ -1,11 +1,12 @@
 """A BERT encoder written by hand, and its way to and from safetensors checkpoints."""
 
-from minibert.checkpoint import load_checkpoint, save_checkpoint
+from minibert.checkpoint import load_checkpoint, save_checkpoint, stop_signals
 from minibert.config import BertConfig, CheckpointError
-from minibert.hardware import choose_device, choose_precision, keep_freed_memory
+from minibert.hardware import choose_device, choose_precision, keep_freed_memory, store_frozen_as
 from minibert.hub import find_model
 from minibert.model import Bert, BertForQuestionAnswering
-from minibert.tokenizer import load_tokenizer
+from minibert.runlog import RunLog
+from minibert.tokenizer import check_fit, load_tokenizer
 from minibert.weights import checkpoint_names, load_pretrained, save_pretrained
 
 __all__ = [
@@ -13,6 +14,8 @@ __all__ = [
     "BertConfig",
     "BertForQuestionAnswering",
     "CheckpointError",
+    "RunLog",
+    "check_fit",
     "checkpoint_names",
     "choose_device",
     "choose_precision",
@@ -23,4 +26,6 @@ __all__ = [
     "load_tokenizer",
     "save_checkpoint",
     "save_pretrained",
+    "stop_signals",
+    "store_frozen_as",
 ]

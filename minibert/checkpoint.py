@@ -1,8 +1,11 @@
-"""The state of a training run, to a folder and back: safetensors and JSON, no pickle."""
+"""Interruptions: noticing one, and the state of a training run to a folder and back (no pickle)."""
 
+import contextlib
 import json
 import os
 import shutil
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -13,6 +16,23 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from minibert.config import CheckpointError
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """A list that the first Ctrl-C or SIGTERM is put into, to be looked at between steps; the second one kills."""
+    caught: list[int] = []
+
+    def note(number, frame):
+        caught.append(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def save_checkpoint(

@@ -20,7 +20,8 @@ def choose_device(name: str = "auto") -> torch.device:
     if name == "auto":
         return torch.device(next(device for device, there in here.items() if there))
     if not here.get(name.split(":")[0], False):
-        raise ValueError(f"device {name!r} is not available; here there is {', '.join(d for d, t in here.items() if t)}")
+        available = ", ".join(device for device, there in here.items() if there)
+        raise ValueError(f"device {name!r} is not available, here there is {available}")
     return torch.device(name)
 
 
@@ -59,3 +60,10 @@ def _cpu_flags() -> set[str]:
     except OSError:
         return set()
     return {flag for line in lines if line.lower().startswith(("flags", "features")) for flag in line.split()}
+
+
+def store_frozen_as(dtype: torch.dtype, model: torch.nn.Module) -> None:
+    """Keep frozen weights in the dtype they are multiplied in: half the memory, and no cast at every step."""
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.to(dtype)

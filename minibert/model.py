@@ -67,7 +67,7 @@ class Embeddings(nn.Module):
 
     def __init__(self, config: BertConfig):
         super().__init__()
-        self.word = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.word = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
         self.position = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.token_type = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -76,7 +76,7 @@ class Embeddings(nn.Module):
     def forward(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
         """Two (B, T) integer tensors -> (B, T, H). Raises ValueError when T exceeds the positions there are."""
         T = input_ids.size(1)
-        if T > self.position.num_embeddings:
+        if self.position.num_embeddings < T:
             raise ValueError(
                 f"a sequence of {T} tokens, but this model has {self.position.num_embeddings} positions: "
                 f"use windows of at most {self.position.num_embeddings} tokens"

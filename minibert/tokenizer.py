@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from minibert.config import CheckpointError
+from minibert.config import BertConfig, CheckpointError
 from minibert.hub import find_model
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -28,6 +28,21 @@ def load_tokenizer(name_or_path: str | Path, revision: str | None = None) -> Tok
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+def check_fit(tokenizer: Tokenizer, config: BertConfig, max_length: int) -> None:
+    """Raise CheckpointError when the tokenizer makes ids that the model lacks, or it has no max_length positions."""
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= config.vocab_size:
+        raise CheckpointError(
+            f"the tokenizer makes ids up to {largest}, the model has {config.vocab_size}: "
+            "they are not of one checkpoint"
+        )
+    if max_length > config.max_position_embeddings:
+        raise CheckpointError(
+            f"windows of {max_length} tokens, but this model has {config.max_position_embeddings} positions: "
+            f"use a max length of at most {config.max_position_embeddings}"
+        )
 
 
 def wordpiece_tokenizer(tokens: list[str]) -> Tokenizer:

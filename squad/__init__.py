@@ -2,6 +2,7 @@
 
 from squad.align import char_to_token_span, token_to_char_span
 from squad.batches import Batch, collate, evaluation_batches, padding_waste, training_batches
+from squad.download import find_squad_v2
 from squad.evaluation import evaluate, predict, results_table, write_results
 from squad.examples import Answer, DataError, Example, read_examples
 from squad.metrics import (
@@ -30,6 +31,7 @@ __all__ = [
     "decode",
     "evaluate",
     "evaluation_batches",
+    "find_squad_v2",
     "make_windows",
     "official_metrics",
     "padding_waste",

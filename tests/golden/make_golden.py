@@ -1,0 +1,96 @@
+"""Makes the golden files beside it with transformers and peft: pip install -e '.[bench]', then run this.
+
+tiny/       a random BertForQuestionAnswering of odd sizes, saved by transformers
+tiny.safetensors    inputs with padding, and what transformers computes of them: logits, loss, every gradient
+minilm.safetensors  a fixed random head on the MiniLM weights, inputs, and transformers' logits
+official.json.gz    three systems' predictions on data/dev.json.gz, null odds with many ties, and what the official
+            evaluate-v2.0.py prints for them (made apart: that script is not part of this project)
+adapter/    a PEFT adapter (rsLoRA, rank_pattern, alpha_pattern) on tiny/, and logits.safetensors with PEFT's logits
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import save_file
+from transformers import BertConfig, BertForQuestionAnswering
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent.parent))
+from minibert import find_model  # noqa: E402
+
+
+def random_inputs(vocabulary: int, B: int, T: int) -> dict[str, torch.Tensor]:
+    """B rows of T tokens, all but the first with padding at the end, a question and a context each."""
+    input_ids = torch.randint(1, vocabulary, (B, T))
+    lengths = torch.tensor([T - 2 * i for i in range(B)])[:, None]
+    attention_mask = (torch.arange(T) < lengths).long()
+    token_type_ids = ((torch.arange(T) >= T // 3) & (attention_mask == 1)).long()
+    return {
+        "input_ids": input_ids * attention_mask,
+        "token_type_ids": token_type_ids.expand(B, T).contiguous(),
+        "attention_mask": attention_mask,
+    }
+
+
+def tiny() -> BertForQuestionAnswering:
+    config = BertConfig(
+        vocab_size=37, hidden_size=15, num_hidden_layers=2, num_attention_heads=3, intermediate_size=22,
+        max_position_embeddings=11, type_vocab_size=2, initializer_range=0.5,
+    )  # fmt: skip
+    model = BertForQuestionAnswering(config).eval()
+    with torch.no_grad():  # biases and norms start at 0 and 1: move them, so that mixing them up shows
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    model = tiny()
+    model.save_pretrained(HERE / "tiny")
+    inputs = random_inputs(37, B=3, T=7)
+    labels = {"start_positions": torch.tensor([0, 2, 1]), "end_positions": torch.tensor([0, 4, 1])}
+    output = model(**inputs, **labels)
+    output.loss.backward()
+    results = {"start_logits": output.start_logits, "end_logits": output.end_logits, "loss": output.loss}
+    gradients = {f"gradient.{name}": p.grad for name, p in model.named_parameters()}
+    tensors = {**inputs, **labels, **results, **gradients}
+    save_file({k: v.detach().contiguous() for k, v in tensors.items()}, HERE / "tiny.safetensors")
+
+    config = LoraConfig(
+        task_type="QUESTION_ANS", r=3, lora_alpha=5, use_rslora=True, target_modules=["query", "output.dense"],
+        rank_pattern={"layer.1.attention.self.query": 2}, alpha_pattern={r"layer\.0\.output\.dense": 7},
+    )  # fmt: skip
+    adapted = get_peft_model(tiny_again(), config)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name or "qa_outputs.modules_to_save" in name:
+                parameter.normal_()
+    adapted.save_pretrained(HERE / "adapter")
+    (HERE / "adapter" / "README.md").unlink(missing_ok=True)
+    saved = HERE / "adapter" / "adapter_config.json"
+    saved.write_text(saved.read_text().replace(str(HERE / "tiny"), "tiny"))
+    with torch.no_grad():
+        # peft 0.21.2's own forward for question answering drops token_type_ids: ask the model inside
+        output = adapted.eval().get_base_model()(**inputs)
+    logits = {"start_logits": output.start_logits, "end_logits": output.end_logits}
+    save_file({k: v.contiguous() for k, v in logits.items()}, HERE / "adapter" / "logits.safetensors")
+
+    minilm = BertForQuestionAnswering.from_pretrained(find_model("minilm")).eval()
+    head = {"qa_outputs.weight": torch.randn(2, 384), "qa_outputs.bias": torch.randn(2)}
+    minilm.load_state_dict(head, strict=False)
+    inputs = random_inputs(30522, B=3, T=61)
+    with torch.no_grad():
+        output = minilm(**inputs)
+    tensors = {**head, **inputs, "start_logits": output.start_logits, "end_logits": output.end_logits}
+    save_file({k: v.contiguous() for k, v in tensors.items()}, HERE / "minilm.safetensors")
+
+
+def tiny_again() -> BertForQuestionAnswering:
+    return BertForQuestionAnswering.from_pretrained(HERE / "tiny").eval()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""SQuAD files: real ones, and what is wrong with the others."""
+
+import copy
+import gzip
+import json
+
+import pytest
+from conftest import DATA
+
+from squad import Answer, DataError, read_examples
+
+GOOD = {
+    "version": "v2.0",
+    "data": [
+        {
+            "title": "Vin",
+            "paragraphs": [
+                {
+                    "context": "Vin is a Mistborn.",
+                    "qas": [
+                        {"id": "a", "question": "Who is Vin?", "is_impossible": False,
+                         "answers": [{"text": "a Mistborn", "answer_start": 7}]},
+                        {"id": "b", "question": "Who is Kelsier?", "is_impossible": True, "answers": []},
+                    ],
+                }
+            ],
+        }
+    ],
+}  # fmt: skip
+
+
+def write(path, data):
+    path.write_text(json.dumps(data), encoding="utf-8")
+    return path
+
+
+def test_reads_fields_in_file_order(tmp_path):
+    first, second = read_examples(write(tmp_path / "x.json", GOOD))
+    assert (first.id, first.question, first.title) == ("a", "Who is Vin?", "Vin")
+    assert first.answers == (Answer("a Mistborn", 7),)
+    assert (second.id, second.answers, second.is_impossible) == ("b", (), True)
+    with pytest.raises(AttributeError):
+        first.id = "c"
+
+
+def test_gzip_and_version_1_are_the_same(tmp_path):
+    plain = read_examples(write(tmp_path / "x.json", GOOD))
+    (tmp_path / "x.json.gz").write_bytes(gzip.compress(json.dumps(GOOD).encode()))
+    assert read_examples(tmp_path / "x.json.gz") == plain
+    old = copy.deepcopy(GOOD)
+    for qa in old["data"][0]["paragraphs"][0]["qas"]:
+        del qa["is_impossible"]
+    assert read_examples(write(tmp_path / "old.json", old)) == plain
+
+
+@pytest.mark.parametrize(("name", "total", "unanswerable"), [("train", 5000, 2324), ("dev", 1351, 616)])
+def test_the_excerpts_are_what_their_readme_says(name, total, unanswerable):
+    examples = read_examples(DATA / f"{name}.json.gz")
+    assert (len(examples), sum(e.is_impossible for e in examples)) == (total, unanswerable)
+
+
+def spoil(**changes):
+    """GOOD with fields of question a, its answer (answer__...) or its paragraph (paragraph__...) changed."""
+    data = copy.deepcopy(GOOD)
+    paragraph = data["data"][0]["paragraphs"][0]
+    places = {"qa": paragraph["qas"][0], "answer": paragraph["qas"][0]["answers"][0], "paragraph": paragraph}
+    for name, value in changes.items():
+        place, _, key = name.rpartition("__")
+        places[place or "qa"][key] = value
+    return data
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ([1], "found a list where an object with 'data' was expected"),
+        ({"data": {}}, "'data' is a dict, expected list"),
+        ({"data": [3]}, "found a int where an object with 'paragraphs'"),
+        (spoil(paragraph__context=7), "article 'Vin': 'context' is a int, expected str"),
+        (spoil(question=None), "question a: 'question' is a NoneType"),
+        (spoil(id=5), "article 'Vin': 'id' is a int"),
+        (spoil(id="b"), "question b: this id occurs twice"),
+        (spoil(is_impossible="false"), "question a: is_impossible is 'false'"),
+        (spoil(is_impossible=True), "question a: is_impossible is True, but there are 1 answers"),
+        (spoil(answers=[]), "question a: is_impossible is False, but there are 0 answers"),
+        (spoil(answer__answer_start=8), "question a: answer 'a Mistborn' at 8, but the context has ' Mistborn.' there"),
+        (spoil(answer__answer_start=-11), "answer 'a Mistborn' at -11"),
+        (spoil(answer__answer_start=10**9), "answer 'a Mistborn' at 1000000000"),
+        (spoil(answer__answer_start=True), "'answer_start' is a bool"),
+        (spoil(answer__text=""), "answer '' at 7"),
+    ],
+)
+def test_what_is_wrong_is_said(tmp_path, data, message):
+    path = write(tmp_path / "bad.json", data)
+    with pytest.raises(DataError) as error:
+        read_examples(path)
+    assert message in str(error.value)
+    assert str(error.value).startswith(str(path))
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b'{"data": [' + b"[" * 100_000])
+def test_what_is_no_json_is_said(tmp_path, content):
+    for name in ("bad.json", "bad.json.gz"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match="not readable as"):
+            read_examples(tmp_path / name)
+    with pytest.raises(DataError, match="no such file"):
+        read_examples(tmp_path / "nowhere.json")
+
+
+def test_bad_questions_can_be_left_out(tmp_path):
+    messages = []
+    examples = read_examples(write(tmp_path / "bad.json", spoil(answer__answer_start=8)), messages.append)
+    assert [e.id for e in examples] == ["b"]
+    assert len(messages) == 1
+    assert "question a" in messages[0]

@@ -1,0 +1,156 @@
+"""Official figures to the last digit, and the honest ones against brute force."""
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+from conftest import DATA, GOLDEN
+from hypothesis import given
+from hypothesis import strategies as st
+
+from squad import (
+    Answer,
+    DataError,
+    Example,
+    Predictions,
+    apply_threshold,
+    bootstrap_interval,
+    cross_fitted_answers,
+    evaluate,
+    official_metrics,
+    question_scores,
+    read_examples,
+    results_table,
+    tune_threshold,
+)
+from squad.metrics import article_halves, exact_match, f1_score, normalise
+
+OFFICIAL = json.loads(gzip.decompress((GOLDEN / "official.json.gz").read_bytes()))
+
+
+@pytest.fixture(scope="module")
+def dev():
+    return read_examples(DATA / "dev.json.gz")
+
+
+@pytest.mark.parametrize("system", OFFICIAL)
+def test_every_official_figure_to_the_last_digit(dev, system):
+    """Real predictions of three published systems; expected: what evaluate-v2.0.py prints for them."""
+    golden = OFFICIAL[system]
+    assert official_metrics(dev, golden["answers"]) == golden["plain"]
+    assert official_metrics(dev, golden["answers"], golden["odds"], threshold=0.5) == golden["with_odds"]
+
+
+def test_always_empty_scores_the_unanswerable_share(dev):
+    metrics = official_metrics(dev, dict.fromkeys([e.id for e in dev], ""))
+    assert metrics["exact"] == metrics["f1"] == 100.0 * 616 / 1351
+    assert (metrics["HasAns_f1"], metrics["NoAns_f1"]) == (0.0, 100.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("The  Mona\tLisa!", "mona lisa"), ("a.b", "ab"), ("an-other the", "another"), ("theatre", "theatre"), ("A", "")],
+)
+def test_normalise(text, expected):
+    assert normalise(text) == expected
+
+
+def test_f1_by_hand():
+    # 2 words shared of 3 predicted and 4 gold: P = 2/3, R = 1/2, F1 = 4/7
+    assert f1_score("red green blue blue", "green blue pink") == pytest.approx(4 / 7)
+    assert f1_score("", "the") == 1.0
+    assert f1_score("x", "") == 0.0
+    assert exact_match("The Cat.", "cat") == 1.0
+
+
+def test_missing_predictions_are_an_error(dev):
+    with pytest.raises(DataError, match="1351 of 1351 questions have no prediction"):
+        question_scores(dev, {})
+
+
+# ----------------------------------------------------------------------------------------- thresholds
+
+
+def example(i, answerable, title="t"):
+    answers = (Answer("x", 0),) if answerable else ()
+    return Example(str(i), "q", "x", answers, not answerable, title)
+
+
+cases = st.lists(
+    st.tuples(st.booleans(), st.sampled_from([-2.0, -1.0, 0.0, 0.5, 3.0]), st.sampled_from([0.0, 0.5, 1.0])),
+    min_size=1,
+    max_size=12,
+)
+
+
+@given(cases, st.randoms())
+def test_tuned_threshold_equals_brute_force_whatever_the_order(rows, random):
+    random.shuffle(rows)
+    examples = [example(i, answerable) for i, (answerable, _, _) in enumerate(rows)]
+    odds = {str(i): value for i, (_, value, _) in enumerate(rows)}
+    f1 = np.array([score if answerable else 0.0 for answerable, _, score in rows])
+
+    def mean_at(threshold):
+        return np.mean([float(not a) if o > threshold else f for (a, o, _), f in zip(rows, f1, strict=True)])
+
+    threshold, best = tune_threshold(examples, f1, odds)
+    assert best == pytest.approx(100 * mean_at(threshold))
+    assert best == pytest.approx(100 * max(mean_at(t) for t in (-9, -1.5, -0.5, 0.2, 1, 9)))
+
+
+def test_a_positive_threshold_is_found_on_always_answer_predictions():
+    """Blanked at 0 first, the question at odds 1 looks right to leave alone; answering it is better."""
+    examples = [example(0, True), example(1, True), example(2, False)]
+    predictions = Predictions({"0": "x", "1": "x", "2": "x"}, {"0": -1.0, "1": 1.0, "2": 2.0}, {})
+    metrics = evaluate(examples, predictions)
+    assert metrics["threshold"] == 1.5
+    assert metrics["f1"] == metrics["best_f1"] == 100.0
+    blanked = apply_threshold(predictions, 0.0)
+    assert official_metrics(examples, blanked, predictions.null_odds, 9.0)["best_f1_thresh"] <= 0
+
+
+def test_halves_hold_whole_articles_of_like_size():
+    examples = [
+        example(f"{title}{i}", True, title) for title, n in zip("abcde", (5, 4, 3, 2, 2), strict=True) for i in range(n)
+    ]
+    half = article_halves(examples)
+    assert half.sum() == 9  # a, d and e; the other half is b and c, 7
+    for title in "abcde":
+        assert len({half[i] for i, e in enumerate(examples) if e.title == title}) == 1
+
+
+def test_cross_fitting_uses_the_other_halfs_threshold():
+    """Half a wants to answer all, half b nothing: each is judged by the other's wish."""
+    examples = [example(0, True, "a"), example(1, True, "a"), example(2, False, "b"), example(3, False, "b")]
+    odds = {"0": 1.0, "1": 2.0, "2": -1.0, "3": -2.0}
+    answers = dict.fromkeys(odds, "x")
+    assert cross_fitted_answers(examples, answers, odds) == {"0": "", "1": "", "2": "x", "3": "x"}
+    assert official_metrics(examples, cross_fitted_answers(examples, answers, odds))["f1"] == 0.0
+    with pytest.raises(DataError, match="at least two articles"):
+        cross_fitted_answers(examples[:2], answers, odds)
+
+
+def test_bootstrap_draws_articles_not_questions():
+    """20 articles of 10 questions, all right or all wrong: the interval is that of 20 coins, not of 200."""
+    examples = [example(i, True, str(i // 10)) for i in range(200)]
+    scores = np.array([float((i // 10) % 2) for i in range(200)])
+    low, high = bootstrap_interval(examples, scores)
+    width_of_20_coins = 2 * 1.96 * 100 * 0.5 / 20**0.5
+    assert high - low == pytest.approx(width_of_20_coins, rel=0.15)
+    assert low < 50 < high
+    assert bootstrap_interval(examples, scores) == (low, high)
+
+
+def test_a_given_threshold_is_used_and_said():
+    examples = [example(0, True, "a"), example(1, False, "b")]
+    predictions = Predictions({"0": "x", "1": "x"}, {"0": -1.0, "1": 1.0}, {})
+    metrics = evaluate(examples, predictions, threshold=5.0)
+    assert (metrics["threshold"], metrics["f1"]) == (5.0, 50.0)
+    assert "the run's own threshold" in results_table(metrics)
+    tuned = evaluate(examples, predictions)
+    assert (tuned["threshold"], tuned["f1"]) == (0.0, 100.0)
+    table = results_table(tuned)
+    for part in ("optimistic", 'always "" (baseline)', "50.00", "cross-fitted"):
+        assert part in table
+    json.dumps(tuned, allow_nan=False)

@@ -1,0 +1,210 @@
+"""Alignment, windows and batches: worked examples and properties over awkward texts."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from conftest import DATA
+from hypothesis import given
+from hypothesis import strategies as st
+
+import minibert
+from squad import (
+    Answer,
+    Example,
+    char_to_token_span,
+    collate,
+    evaluation_batches,
+    make_windows,
+    padding_waste,
+    read_examples,
+    token_to_char_span,
+    training_batches,
+)
+
+AWKWARD = [
+    "\u05e9\u05dc\u05d5\u05dd",  # Hebrew, right to left
+    "\u0645\u0631\u062d\u0628\u0627",  # Arabic
+    "\u4e2d\u6587",  # Chinese: a token a character
+    "e\u0301",  # combining accent, stripped by the normaliser
+    "\u0e01\u0e34",  # Thai vowel sign
+    "\U0001f468\u200d\U0001f469\u200d\U0001f467",  # emoji joined by zero-width joiners
+    "\u00df", "\u0130", "\ufb01",  # letters whose case changes their length, a ligature
+    "\u00a0", "\r\n", "\u200b", "\x00", " ", ".", "a", "Vin",
+]  # fmt: skip
+texts = st.lists(st.sampled_from(AWKWARD) | st.characters(codec="utf-8"), max_size=40).map("".join)
+
+
+def example(question="who is vin", context="vin is mistborn", start=None, text="", id="x"):
+    answers = () if start is None else (Answer(text or context[start:], start),)
+    return Example(id, question, context, answers, not answers, "t")
+
+
+# ---------------------------------------------------------------------------------------- alignment
+
+OFFSETS = np.array([[0, 6], [7, 10], [10, 14]])  # denver bro ##ncos
+
+
+@pytest.mark.parametrize(
+    ("chars", "tokens"),
+    [((7, 14), (1, 2)), ((0, 6), (0, 0)), ((8, 9), (1, 1)), ((5, 8), (0, 1)), ((6, 7), None), ((14, 20), None)],
+)
+def test_worked_example(chars, tokens):
+    assert char_to_token_span(OFFSETS, *chars) == tokens
+
+
+def test_bytes_of_one_character_share_their_offsets():
+    offsets = np.array([[0, 1], [1, 2], [1, 2], [1, 2], [2, 3]])  # an emoji cut in three by byte-level BPE
+    assert char_to_token_span(offsets, 1, 2) == (1, 3)
+    assert char_to_token_span(offsets, 0, 3) == (0, 4)
+
+
+@given(texts, st.data())
+def test_char_and_token_spans_are_inverse(tokenizer, text, data):
+    offsets = np.array(tokenizer.encode(text, add_special_tokens=False).offsets).reshape(-1, 2)
+    assert (np.diff(offsets, axis=0) >= 0).all()
+    if len(offsets):
+        first = data.draw(st.integers(0, len(offsets) - 1))
+        last = data.draw(st.integers(first, len(offsets) - 1))
+        start, end = token_to_char_span(offsets, first, last)
+        found = char_to_token_span(offsets, start, end)
+        assert token_to_char_span(offsets, *found) == (start, end)
+        if (np.diff(offsets, axis=0).sum(1) > 0).all():  # no two tokens of one character
+            assert found == (first, last)
+
+
+# ------------------------------------------------------------------------------------------ windows
+
+
+def test_a_window_is_cls_question_sep_context_sep(tokenizer):
+    windows = make_windows(
+        [example(start=7, text="mistborn")], tokenizer, max_length=20, overlap=2, max_question_tokens=8
+    )
+    batch = collate(windows, np.array([0]))
+    tokens = [tokenizer.id_to_token(i) for i in batch.input_ids[0].tolist()]
+    assert tokens == ["[CLS]", "who", "is", "vin", "[SEP]", "vin", "is", "mist", "##born", "[SEP]"]
+    assert batch.token_type_ids[0].tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 1, 1]
+    assert batch.span_mask[0].tolist() == [True] + [False] * 4 + [True] * 4 + [False]
+    assert (batch.start_positions.item(), batch.end_positions.item()) == (7, 8)
+    assert windows.char_spans(np.array([0]), np.array([7]), np.array([8])).tolist() == [[7, 15]]
+
+
+def test_overlap_is_what_neighbours_share(tokenizer):
+    # 13 tokens of context, 7 per window, 3 shared: 0-7, 4-11, 8-13
+    windows = make_windows([example("who", "a b c d e f g h i j k l m", 18, "j")], tokenizer, 11, 3, 1)
+    assert list(zip(windows.begin.tolist(), windows.end.tolist(), strict=True)) == [(0, 7), (4, 11), (8, 13)]
+    assert windows.start_positions.tolist() == [0, 3 + 5, 3 + 1]  # j is token 9; not in the first window: null
+
+
+@given(
+    questions=st.lists(texts, min_size=1, max_size=3),
+    context=texts,
+    overlap=st.integers(0, 6),
+    room=st.integers(1, 9),
+    data=st.data(),
+)
+def test_every_context_token_is_covered(tokenizer, questions, context, overlap, room, data):
+    examples = [example(q, context, id=str(i)) for i, q in enumerate(questions)]
+    if context:
+        start = data.draw(st.integers(0, len(context) - 1))
+        end = data.draw(st.integers(start + 1, len(context)))
+        examples.append(example(questions[0], context, start, context[start:end], "answer"))
+    max_length = 3 + 5 + overlap + room
+    windows = make_windows(examples, tokenizer, max_length, overlap, max_question_tokens=5)
+    encoding = tokenizer.encode(context, add_special_tokens=False)
+    assert windows.lengths.max() <= max_length
+    assert len(windows.contexts) == 1  # tokenised once, whoever asks
+    for i, e in enumerate(examples):
+        of = np.flatnonzero(windows.example == i)
+        assert len(of)
+        covered = set()
+        for w in of:
+            covered |= set(range(windows.begin[w], windows.end[w]))
+            batch = collate(windows, np.array([w]))
+            at = int(windows.context_positions(np.array([w]))[0])
+            ids = batch.input_ids[0].tolist()
+            assert len(ids) == windows.lengths[w]
+            assert ids[at:-1] == encoding.ids[windows.begin[w] : windows.end[w]]
+            check_label(windows, w, e, encoding)
+        assert covered == set(range(len(encoding.ids)))
+        assert all(windows.begin[b] == windows.end[a] - overlap for a, b in pairwise(of))
+
+
+def check_label(windows, w, e, encoding):
+    """A label is (0, 0), or reads back text that reaches just over the answer's edges."""
+    first, last = windows.start_positions[w], windows.end_positions[w]
+    span = e.answers and char_to_token_span(
+        np.array(encoding.offsets).reshape(-1, 2), e.answers[0].start, e.answers[0].start + len(e.answers[0].text)
+    )
+    if not span or not (windows.begin[w] <= span[0] and span[1] < windows.end[w]):
+        assert (first, last) == (0, 0)
+        return
+    [[start, end]] = windows.char_spans(np.array([w]), np.array([first]), np.array([last])).tolist()
+    assert (start, end) == (encoding.offsets[span[0]][0], encoding.offsets[span[1]][1])
+
+
+def test_long_questions_are_cut_and_empty_ones_work(tokenizer):
+    examples = [example("who " * 50, "vin"), example("", "vin"), example("who", ""), example("who", " \t\n")]
+    windows = make_windows(examples, tokenizer, 20, 3, max_question_tokens=6)
+    assert windows.questions.lengths.tolist() == [6, 0, 1, 1]
+    assert windows.lengths.tolist() == [10, 4, 4, 4]
+
+
+def test_a_context_of_100_000_words(tokenizer):
+    context = "the paris of france " * 25_000
+    windows = make_windows([example("who", context, len(context) - 7, "france")], tokenizer)
+    assert windows.contexts.lengths.tolist() == [100_000]
+    assert windows.end[-1] == 100_000
+    assert (windows.start_positions > 0).sum() == 1
+
+
+@pytest.mark.parametrize(("max_length", "overlap"), [(84, 20), (40, 0), (384, 317), (384, -1)])
+def test_windows_that_cannot_step_forward(tokenizer, max_length, overlap):
+    with pytest.raises(ValueError, match=rf"window overlap is {overlap}, expected 0 to"):
+        make_windows([example()], tokenizer, max_length, overlap, max_question_tokens=64)
+
+
+# ------------------------------------------------------------------------------------------ batches
+
+
+@given(st.lists(st.integers(3, 384), min_size=1, max_size=300), st.integers(1, 9), st.integers(0, 3))
+def test_batches_hold_every_window_once(lengths, batch_size, epoch):
+    lengths = np.array(lengths)
+    for batches in (
+        training_batches(lengths, batch_size, seed=1, epoch=epoch, pool=4),
+        evaluation_batches(lengths, batch_size),
+    ):
+        assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
+        assert max(map(len, batches)) <= batch_size
+
+
+def test_batches_are_drawn_from_seed_and_epoch():
+    lengths = np.random.default_rng(0).integers(50, 384, 500)
+
+    def order(seed, epoch):
+        return np.concatenate(training_batches(lengths, 16, seed, epoch)).tolist()
+
+    assert order(1, 2) == order(1, 2)
+    assert len({tuple(order(*key)) for key in [(1, 2), (2, 2), (1, 3), (2, 1)]}) == 4
+
+
+def test_padding_on_real_data_is_below_a_tenth(has_minilm):
+    windows = make_windows(read_examples(DATA / "train.json.gz"), minibert.load_tokenizer("minilm"))
+    batches = training_batches(windows.lengths, 16, seed=0, epoch=0)
+    padded = sum(collate(windows, rows).input_ids.numel() for rows in batches)
+    real = sum(int(collate(windows, rows).attention_mask.sum()) for rows in batches)
+    assert padding_waste(windows.lengths, batches) == pytest.approx(1 - real / padded)
+    assert 1 - real / padded < 0.1
+
+
+def test_collate_pads_to_the_longest(tokenizer):
+    examples = [example("who", "vin is mistborn"), example("who is vin", "vin"), example("", "")]
+    windows = make_windows(examples, tokenizer)
+    batch = collate(windows, np.array([0, 1, 2]))
+    assert batch.input_ids.shape == (3, 8)
+    assert batch.attention_mask.sum(1).tolist() == windows.lengths.tolist() == [8, 7, 3]
+    assert (batch.input_ids[batch.attention_mask == 0] == windows.pad_id).all()
+    assert not batch.span_mask[batch.attention_mask == 0].any()
+    assert batch.span_mask.sum(1).tolist() == [5, 2, 1]  # context and [CLS]
+    assert torch.equal(batch.windows, torch.arange(3))
