@@ -15,8 +15,7 @@ import math
 import sys
 import time
 import traceback
-import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,18 +26,14 @@ from tqdm import tqdm
 import lora
 import minibert
 import squad
+from minibert import option
 
 DATA = Path(__file__).parent / "data"
 
 
-def option(default, help, **more):
-    """A field of Options: its default, and the text that --help shows."""
-    return field(default=default, metadata={"help": help, **more})
-
-
 @dataclass(frozen=True)
 class Options:
-    """Every knob. Flags, their help and their types are made from this; a run keeps it in config.json."""
+    """Every knob: flags and --help are made from this, and a run keeps it in config.json."""
 
     # data
     train: str = option("excerpt", "SQuAD file to train on, or squad_v2 (the official one), or excerpt (in data/)")
@@ -115,6 +110,8 @@ def main(argv: list[str] | None = None) -> int:
     run = Run(options, folder, model, device, dtype, dev)
 
     if not evaluated_run:
+        if (folder / "config.json").exists() and not resume:
+            raise ValueError(f"{folder} already holds a run: --resume it, or choose another --output")
         print(startup_table(run, train))
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", dataclasses.asdict(options))
@@ -139,7 +136,11 @@ def parse_options(argv: list[str] | None) -> tuple[Options, bool, Path | None]:
 
     --resume and --evaluate take a run's own options from its config.json; flags given beside them win.
     """
-    parser = make_parser()
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--resume", metavar="RUN", help="go on with the interrupted run in this folder")
+    group.add_argument("--evaluate", metavar="RUN", help="evaluate the trained run in this folder, train nothing")
+    minibert.add_flags(parser, Options)
     first = parser.parse_args(argv)
     run = first.resume or first.evaluate
     if run:
@@ -156,26 +157,6 @@ def parse_options(argv: list[str] | None) -> tuple[Options, bool, Path | None]:
     del values["resume"], values["evaluate"]
     values["output"] = values["output"] or time.strftime("runs/%Y%m%d-%H%M%S")
     return Options(**values), bool(first.resume), Path(first.evaluate) if first.evaluate else None
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """One flag for each field of Options, with its default and help."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
-    group = parser.add_mutually_exclusive_group()
-    group.add_argument("--resume", metavar="RUN", help="go on with the interrupted run in this folder")
-    group.add_argument("--evaluate", metavar="RUN", help="evaluate the trained run in this folder, train nothing")
-    types = typing.get_type_hints(Options)
-    for f in dataclasses.fields(Options):
-        settings = {"default": f.default, "help": f.metadata["help"]}
-        if types[f.name] is bool:
-            settings["action"] = argparse.BooleanOptionalAction
-        else:
-            settings |= {"type": types[f.name], "metavar": {int: "N", float: "X", str: "NAME"}[types[f.name]]}
-            settings["help"] += f" ({f.default})" if f.default != "" else ""
-        if "choices" in f.metadata:
-            settings |= {"choices": f.metadata["choices"], "metavar": None}
-        parser.add_argument("--" + f.name.replace("_", "-"), **settings)
-    return parser
 
 
 # --------------------------------------------------------------------------------------- data and model

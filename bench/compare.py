@@ -102,10 +102,9 @@ def report(speeds: dict[str, list[float]], path: str | None) -> None:
 
 def describe_machine() -> str:
     """Processor, threads, versions, and the matrix speed that this machine reaches right now."""
-    cpu = next(
-        (line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")),
-        platform.processor(),
-    )
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    cpu = models[0] if models else platform.processor()
     peaks = ", ".join(f"{name} {gemm_speed(dtype):.0f}" for name, dtype in minibert.hardware.PRECISIONS.items())
     return f"{cpu}, {torch.get_num_threads()} threads, torch {torch.__version__}; GFLOP/s of 6144x384x1536: {peaks}"
 

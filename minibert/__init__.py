@@ -2,6 +2,7 @@
 
 from minibert.checkpoint import load_checkpoint, save_checkpoint, stop_signals
 from minibert.config import BertConfig, CheckpointError
+from minibert.flags import add_flags, option
 from minibert.hardware import choose_device, choose_precision, keep_freed_memory, store_frozen_as
 from minibert.hub import find_model
 from minibert.model import Bert, BertForQuestionAnswering
@@ -15,6 +16,7 @@ __all__ = [
     "BertForQuestionAnswering",
     "CheckpointError",
     "RunLog",
+    "add_flags",
     "check_fit",
     "checkpoint_names",
     "choose_device",
@@ -24,6 +26,7 @@ __all__ = [
     "load_checkpoint",
     "load_pretrained",
     "load_tokenizer",
+    "option",
     "save_checkpoint",
     "save_pretrained",
     "stop_signals",

@@ -8,8 +8,10 @@ Everything lies in flat arrays with row offsets: row i of `ids` is ids[rows[i]:r
 tokenised and stored once however many questions and windows it has.
 """
 
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -120,14 +122,14 @@ def _tokenise(
     texts: list[str], tokenizer: Tokenizer, progress: Callable[[Iterable], Iterable], limit: int | None = None
 ) -> tuple[Ragged, Ragged]:
     """Texts -> rows of token ids, rows of character offsets; the first `limit` tokens of each."""
-    ids, offsets, lengths = [np.empty(0, np.int32)], [np.empty((0, 2), np.int32)], [0]
+    # array.array grows in place, where lists of numpy arrays would hold everything twice when joined
+    ids, offsets, rows = array("i"), array("i"), array("q", [0])
     for at in progress(range(0, len(texts), CHUNK)):
         for encoding in tokenizer.encode_batch(texts[at : at + CHUNK], add_special_tokens=False):
-            ids.append(np.array(encoding.ids[:limit], np.int32))
-            offsets.append(np.array(encoding.offsets[:limit], np.int32).reshape(-1, 2))
-            lengths.append(len(ids[-1]))
-    rows = np.cumsum(np.array(lengths, np.int64))
-    return Ragged(np.concatenate(ids), rows), Ragged(np.concatenate(offsets), rows)
+            ids.extend(encoding.ids[:limit])
+            offsets.extend(chain.from_iterable(encoding.offsets[:limit]))
+            rows.append(len(ids))
+    return Ragged(np.asarray(ids), np.asarray(rows)), Ragged(np.asarray(offsets).reshape(-1, 2), np.asarray(rows))
 
 
 def _answer_tokens(examples: Sequence[Example], offsets: Ragged, context: np.ndarray) -> np.ndarray:

@@ -291,6 +291,11 @@ def test_flags_are_the_fields_with_their_types():
         options.seed = 1
 
 
+def test_a_folder_that_holds_a_run_is_refused(run, tiny):
+    with pytest.raises(ValueError, match="already holds a run"):
+        train.main(flags(tiny, run))
+
+
 def test_resume_takes_the_runs_options_and_flags_win(run):
     options, resume, _ = train.parse_options(["--resume", str(run), "--epochs", "7"])
     assert (resume, options.epochs, options.learning_rate, options.output) == (True, 7, 0.02, str(run))
