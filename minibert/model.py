@@ -139,5 +139,6 @@ def written_out_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout
     """`attention`, one operation a line: the oracle of the fused kernel, and the fast way to train on a CPU."""
     # -inf, not -1e9, which overflows float16. Adding it to the scores is cheaper than filling them in.
     bias = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, -math.inf)  # (B, 1, 1, T)
-    scores = (q / math.sqrt(q.size(-1))) @ k.transpose(-2, -1) + bias  # (B, N, T, T)
+    scores = (q / math.sqrt(q.size(-1))) @ k.transpose(-2, -1)  # (B, N, T, T)
+    scores += bias
     return F.dropout(scores.softmax(-1), dropout) @ v
