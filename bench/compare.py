@@ -62,7 +62,7 @@ ROWS = [
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=6, help="optimizer steps per round")
+    parser.add_argument("--steps", type=int, default=8, help="optimizer steps per round")
     parser.add_argument("--json", help="write the figures here too")
     options = parser.parse_args()
     context = multiprocessing.get_context("spawn")
@@ -70,6 +70,7 @@ def main() -> None:
     for side in ("ours", "theirs"):
         pipes[side], end = context.Pipe()
         context.Process(target=work, args=(side, end), daemon=True).start()
+        end.close()  # so that the worker sees the end of the pipe when this process is gone
     total = pipes["ours"].recv()  # windows there are; also: ready
     pipes["theirs"].recv()
     print(describe_machine(), flush=True)
@@ -132,7 +133,10 @@ def work(side: str, pipe) -> None:
     setups = {}
     pipe.send(len(data.windows))
     while True:
-        name, settings, rows = pipe.recv()
+        try:
+            name, settings, rows = pipe.recv()
+        except EOFError:  # the other end is done
+            return
         if name not in setups:
             setups[name] = build(data, **settings)
         pipe.send(setups[name](torch.tensor(rows).numpy()))
