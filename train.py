@@ -43,7 +43,7 @@ class Options:
     # model
     model: str = option("minilm", "minilm, a folder, or a hub id such as google-bert/bert-base-uncased")
     revision: str = option("", "hub commit or tag of the model")
-    dropout: float = option(0.0, "dropout inside BERT; costs most of the time on a CPU, gains little under LoRA")
+    dropout: float = option(0.0, "dropout inside BERT; on a CPU its random numbers take most of the time")
     # LoRA
     lora_rank: int = option(8, "r, the rank of the updates; 0 trains every weight instead")
     lora_alpha: float = option(16.0, "the updates are scaled by alpha / r")
@@ -194,7 +194,7 @@ def prepare_model(options: Options) -> nn.Module:
     """The pretrained model, with adapters unless the rank is 0, and the dropout asked for."""
     model = minibert.load_pretrained(options.model, options.revision or None, options.dropout)
     if options.lora_rank:
-        names = options.lora_targets.split(",")
+        names = [name.strip() for name in options.lora_targets.split(",")]
         targets = names[0] if len(names) == 1 else names
         lora.add_lora(model, options.lora_rank, options.lora_alpha, options.lora_dropout, targets)
     return model
@@ -298,9 +298,9 @@ def train_loop(run: Run, train: Data, resume: bool) -> int:
             if not math.isfinite(loss):
                 ids = ", ".join(train.examples[i].id for i in train.windows.example[batches[batch]])
                 raise ValueError(f"step {done}: the loss is {loss} on the questions {ids}; try a lower --learning-rate")
-            bar.update(len(batches[batch]))
-            bar.set_postfix(loss=f"{log.loss or loss:.3f}", lr=f"{learning_rate:.1e}", refresh=False)
             log.step(done, loss, len(batches[batch]), epoch=done / per_epoch, grad_norm=norm, lr=learning_rate)
+            bar.set_postfix(loss=f"{log.loss:.3f}", lr=f"{learning_rate:.1e}", refresh=False)
+            bar.update(len(batches[batch]))
             evaluates = done % per_epoch == 0 or (options.eval_every and done % options.eval_every == 0)
             if evaluates:
                 metrics = run.evaluate()

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import deque
 from pathlib import Path
 
 
@@ -10,6 +11,7 @@ class RunLog:
 
     def __init__(self, path: str | Path, every: int):
         self.path, self.every = Path(path), every
+        self.recent: deque[float] = deque(maxlen=50)
         self.restart()
 
     def restart(self) -> None:
@@ -19,13 +21,13 @@ class RunLog:
 
     @property
     def loss(self) -> float:
-        """Mean of up to 50 losses since the last line: steady enough to watch."""
-        recent = self.losses[-50:]
-        return sum(recent) / max(1, len(recent))
+        """Mean of the last 50 losses: steady enough to watch."""
+        return sum(self.recent) / len(self.recent)
 
     def step(self, step: int, loss: float, questions: int, **values: float) -> None:
         """Note one step; a line is written when `step` is a multiple of `every`."""
         self.losses.append(loss)
+        self.recent.append(loss)
         self.questions += questions
         if step % self.every == 0:
             speed = self.questions / (time.perf_counter() - self.since)

@@ -1,0 +1,61 @@
+"""What is fetched by name, without a network: the calls are caught."""
+
+import hashlib
+import urllib.error
+
+import pytest
+import torch
+
+import minibert
+from squad import DataError, download, find_squad_v2
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """torch's hub folder, empty."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    return tmp_path
+
+
+def test_the_official_file_is_downloaded_once_and_checked(hub, monkeypatch):
+    content, calls = b'{"data": []}', []
+    monkeypatch.setitem(download.SHA256, "dev", hashlib.sha256(content).hexdigest())
+
+    def fetch(url, path, hash_prefix):
+        calls.append((url, hash_prefix))
+        with open(path, "wb") as file:
+            file.write(content)
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
+    path = find_squad_v2("dev")
+    assert path == find_squad_v2("dev")
+    assert path.read_bytes() == content
+    assert calls == [(download.URL.format(split="dev"), hashlib.sha256(content).hexdigest())]
+    path.write_bytes(b"cut")
+    with pytest.raises(DataError, match="the official file's is"):
+        find_squad_v2("dev")
+
+
+def test_without_a_network_the_error_says_what_to_do(hub, monkeypatch):
+    def fetch(*_, **__):
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
+    with pytest.raises(DataError, match=r"cannot be downloaded .* save it yourself and give its path"):
+        find_squad_v2("train")
+
+
+def test_a_hub_id_downloads_only_the_files_it_needs(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    calls = []
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: calls.append((a, k)) or str(tmp_path))
+    assert minibert.find_model("google-bert/bert-base-uncased", revision="86b5e09") == tmp_path
+    [((repository,), settings)] = calls
+    assert (repository, settings["revision"]) == ("google-bert/bert-base-uncased", "86b5e09")
+    files = ["config.json", "model.safetensors", "tokenizer.json", "vocab.txt", "model-00001-of-00002.safetensors"]
+    others = ["pytorch_model.bin", "tf_model.h5", "onnx/model.safetensors", "README.md", "training_args.bin"]
+    kept = huggingface_hub.utils.filter_repo_objects(
+        files + others, allow_patterns=settings["allow_patterns"], ignore_patterns=settings["ignore_patterns"]
+    )
+    assert sorted(kept) == sorted(files)
