@@ -216,7 +216,7 @@ def startup_table(run: "Run", train: Data) -> str:
     total = sum(p.numel() for p in model.parameters())
     adapted = sorted({name.rpartition(".")[2] for name, _ in lora.lora_layers(model)})
     lengths = train.windows.lengths
-    waste = squad.padding_waste(lengths, squad.training_batches(lengths, options.batch_size, options.seed, 0))
+    waste = squad.padding_waste(train.windows, squad.training_batches(lengths, options.batch_size, options.seed, 0))
     unanswerable = np.mean([e.is_impossible for e in train.examples])
     rows = {
         "model": f"{options.model}, {total:,} parameters",

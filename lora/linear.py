@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -45,11 +46,13 @@ class LoRALinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        h = self.base(x)
         if self.merged:
-            return h
-        A, B, s = self.lora_A.to(h.dtype), self.lora_B.to(h.dtype), self.scale
-        return h + F.linear(s * F.linear(self.dropout(x), A), B)
+            return self.base(x)
+        W, b, s, A, B = self.base.weight, self.base.bias, self.scale, self.lora_A, self.lora_B
+        if W.requires_grad or (self.training and self.dropout.p):
+            h = self.base(x)
+            return h + F.linear(F.linear(self.dropout(x), (s * A).to(h.dtype)), B.to(h.dtype))
+        return lora_linear(x, W, b, s * A, B)
 
     @property
     def merged(self) -> bool:
@@ -73,3 +76,42 @@ class LoRALinear(nn.Module):
             return
         self.base.weight.data = self._unmerged_weight
         self._unmerged_weight = None
+
+
+def lora_linear(x: Tensor, W: Tensor, b: Tensor | None, sA: Tensor, B: Tensor) -> Tensor:
+    """h = W x + b + B (sA) x with W and b frozen: no gradient is computed for them.
+
+    Args: x (..., in), W (out, in), b (out,) or None, sA (r, in), B (out, r).
+    Returns h (..., out), in the dtype that autocast gives a matrix product, else in W's.
+
+    What autograd would do with the same formula, in fewer passes over (..., in) and (..., out) tensors: the
+    small product comes first and the large one is added to it in place, and dB is taken transposed, the
+    faster way round for few rows. It saves 10 to 20% of a layer's time on a CPU (docs/log.md).
+    """
+    # W decides, unless autocast is on and will have a word in any matrix product
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else W.dtype
+    return _LoRALinear.apply(*(None if t is None else t.to(dtype) for t in (x, W, b, sA, B)))
+
+
+class _LoRALinear(torch.autograd.Function):
+    """With u = sA x:  h = W x + b + B u,  dx = W' dh + sA' B' dh,  d(sA) = B' dh x',  dB = dh u'  (' transposes)."""
+
+    @staticmethod
+    def forward(ctx, x, W, b, sA, B):
+        x_rows = x.reshape(-1, x.size(-1))
+        u = x_rows @ sA.T
+        h = u @ B.T if b is None else torch.addmm(b, u, B.T)
+        h.addmm_(x_rows, W.T)
+        ctx.save_for_backward(x_rows, u, W, sA, B)
+        return h.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx, dh):
+        x, u, W, sA, B = ctx.saved_tensors
+        dh_rows = dh.reshape(-1, dh.size(-1))
+        du = dh_rows @ B
+        dx = None
+        if ctx.needs_input_grad[0]:
+            dx = (du @ sA).addmm_(dh_rows, W).view(*dh.shape[:-1], -1)
+        return dx, None, None, du.T @ x, (u.T @ dh_rows).T

@@ -58,6 +58,7 @@ class Windows:
     end: np.ndarray  # (W,) one past the last
     start_positions: np.ndarray  # (W,) label: first answer token, 0 for no answer
     end_positions: np.ndarray  # (W,) label: last answer token, 0 for no answer
+    max_length: int  # tokens, the limit they were cut to
     cls_id: int
     sep_id: int
     pad_id: int
@@ -113,7 +114,7 @@ def make_windows(
     example, begin, end = _cut(questions.lengths, contexts.lengths[context], max_length, overlap)
     start_positions, end_positions = _labels(answers[example], begin, end, questions.lengths[example] + 2)
     return Windows(
-        questions, contexts, offsets, context, example, begin, end, start_positions, end_positions,
+        questions, contexts, offsets, context, example, begin, end, start_positions, end_positions, max_length,
         *(_special_id(tokenizer, token) for token in ("[CLS]", "[SEP]", "[PAD]")),
     )  # fmt: skip
 

@@ -22,6 +22,7 @@ from squad import (
     token_to_char_span,
     training_batches,
 )
+from squad.batches import MULTIPLE, padded_length
 
 AWKWARD = [
     "\u05e9\u05dc\u05d5\u05dd",  # Hebrew, right to left
@@ -83,9 +84,13 @@ def test_a_window_is_cls_question_sep_context_sep(tokenizer):
     )
     batch = collate(windows, np.array([0]))
     tokens = [tokenizer.id_to_token(i) for i in batch.input_ids[0].tolist()]
-    assert tokens == ["[CLS]", "who", "is", "vin", "[SEP]", "vin", "is", "mist", "##born", "[SEP]"]
-    assert batch.token_type_ids[0].tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 1, 1]
-    assert batch.span_mask[0].tolist() == [True] + [False] * 4 + [True] * 4 + [False]
+    padding = 16 - 10
+    assert (
+        tokens == ["[CLS]", "who", "is", "vin", "[SEP]", "vin", "is", "mist", "##born", "[SEP]"] + ["[PAD]"] * padding
+    )
+    assert batch.token_type_ids[0].tolist() == [0] * 5 + [1] * 5 + [0] * padding
+    assert batch.attention_mask[0].tolist() == [1] * 10 + [0] * padding
+    assert batch.span_mask[0].tolist() == [True] + [False] * 4 + [True] * 4 + [False] * (1 + padding)
     assert (batch.start_positions.item(), batch.end_positions.item()) == (7, 8)
     assert windows.char_spans(np.array([0]), np.array([7]), np.array([8])).tolist() == [[7, 15]]
 
@@ -123,7 +128,7 @@ def test_every_context_token_is_covered(tokenizer, questions, context, overlap, 
             covered |= set(range(windows.begin[w], windows.end[w]))
             batch = collate(windows, np.array([w]))
             at = int(windows.context_positions(np.array([w]))[0])
-            ids = batch.input_ids[0].tolist()
+            ids = batch.input_ids[0][batch.attention_mask[0] == 1].tolist()
             assert len(ids) == windows.lengths[w]
             assert ids[at:-1] == encoding.ids[windows.begin[w] : windows.end[w]]
             check_label(windows, w, e, encoding)
@@ -194,15 +199,31 @@ def test_padding_on_real_data_is_below_a_tenth(has_minilm):
     batches = training_batches(windows.lengths, 16, seed=0, epoch=0)
     padded = sum(collate(windows, rows).input_ids.numel() for rows in batches)
     real = sum(int(collate(windows, rows).attention_mask.sum()) for rows in batches)
-    assert padding_waste(windows.lengths, batches) == pytest.approx(1 - real / padded)
+    assert padding_waste(windows, batches) == pytest.approx(1 - real / padded)
     assert 1 - real / padded < 0.1
 
 
-def test_collate_pads_to_the_longest(tokenizer):
+@given(st.integers(1, 600), st.integers(1, 600))
+def test_padded_length_is_the_next_multiple_within_the_limit(longest, limit):
+    T = padded_length(longest, limit)
+    assert longest <= T < longest + MULTIPLE
+    assert T % MULTIPLE == 0 or max(longest, limit) == T
+
+
+def test_the_longest_batch_comes_first():
+    lengths = np.random.default_rng(0).integers(50, 384, 3000)
+    for epoch in range(3):
+        first, *others = training_batches(lengths, 7, seed=0, epoch=epoch, pool=16)
+        assert lengths[first].max() == lengths.max()
+        assert any(lengths[rows].max() > 200 for rows in others[:20])  # the rest is not sorted
+        assert any(lengths[rows].max() < 200 for rows in others[:20])
+
+
+def test_collate_pads_to_the_longest_and_on_to_a_multiple(tokenizer):
     examples = [example("who", "vin is mistborn"), example("who is vin", "vin"), example("", "")]
     windows = make_windows(examples, tokenizer)
     batch = collate(windows, np.array([0, 1, 2]))
-    assert batch.input_ids.shape == (3, 8)
+    assert batch.input_ids.shape == (3, 16)
     assert batch.attention_mask.sum(1).tolist() == windows.lengths.tolist() == [8, 7, 3]
     assert (batch.input_ids[batch.attention_mask == 0] == windows.pad_id).all()
     assert not batch.span_mask[batch.attention_mask == 0].any()
