@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch import nn
 from tqdm import tqdm
 
@@ -107,7 +108,7 @@ def main(argv: list[str] | None = None) -> int:
     model = load_trained(options, evaluated_run) if evaluated_run else prepare_model(options)
     minibert.check_fit(tokenizer, model.config, options.max_length)
     minibert.store_frozen_as(dtype, model.to(device))
-    run = Run(options, folder, model, device, dtype, dev)
+    run = Run(options, folder, model, device, dtype, dev, tokenizer)
 
     if not evaluated_run:
         if (folder / "config.json").exists() and not resume:
@@ -116,8 +117,7 @@ def main(argv: list[str] | None = None) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", dataclasses.asdict(options))
     if evaluated_run:
-        threshold = read_json(trained_folder(options, evaluated_run) / "qa.json")["null_threshold"]
-        metrics = run.evaluate(threshold)
+        metrics = run.evaluate(read_json(trained_folder(options, evaluated_run) / "qa.json"))
     else:
         stopped_by = train_loop(run, train, resume)
         if stopped_by:
@@ -245,33 +245,41 @@ class Run:
     device: torch.device
     dtype: torch.dtype
     dev: Data
+    tokenizer: Tokenizer
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
-    def evaluate(self, threshold: float | None = None) -> dict:
-        """Predict dev; write the predictions and figures; return the figures."""
+    def evaluate(self, judged_by: dict | None = None) -> dict:
+        """Predict dev; write the predictions and figures; return the figures.
+
+        judged_by: the null_threshold and temperature to use; without it, the best on dev.
+        """
         self.model.eval()
         options, dev = self.options, self.dev
         with self.autocast():
             predictions = squad.predict(
-                self.model, dev.examples, dev.windows, self.device, 2 * options.batch_size,
+                self.model, dev.examples, dev.windows, self.device,
                 options.max_answer_tokens, options.n_best, progress_bar("evaluate", "batch"),
             )  # fmt: skip
         self.model.train()
-        metrics = squad.evaluate(dev.examples, predictions, threshold)
+        given = judged_by or {}
+        metrics = squad.evaluate(dev.examples, predictions, given.get("null_threshold"), given.get("temperature"))
         squad.write_results(self.folder, predictions, metrics)
         return metrics
 
-    def save(self, threshold: float) -> None:
+    def save(self, metrics: dict) -> None:
         """Write what was trained, and beside it what it takes to use it."""
         options, to = self.options, trained_folder(self.options, self.folder)
         if options.lora_rank:
-            lora.save_adapter(self.model, to, minibert.checkpoint_names(self.model.config), options.model)
+            names = minibert.checkpoint_names(self.model.config)
+            lora.save_adapter(self.model, to, names, options.model, options.revision)
         else:
             minibert.save_pretrained(self.model, to)
+            self.tokenizer.save(str(to / "tokenizer.json"))
         kept = ("max_length", "window_overlap", "max_question_tokens", "max_answer_tokens")
-        write_json(to / "qa.json", {"null_threshold": threshold, **{name: getattr(options, name) for name in kept}})
+        tuned = {"null_threshold": metrics["threshold"], "temperature": metrics["calibration"]["temperature"]}
+        write_json(to / "qa.json", tuned | {name: getattr(options, name) for name in kept})
 
 
 def train_loop(run: Run, train: Data, resume: bool) -> int:
@@ -304,7 +312,7 @@ def train_loop(run: Run, train: Data, resume: bool) -> int:
             evaluates = done % per_epoch == 0 or (options.eval_every and done % options.eval_every == 0)
             if evaluates:
                 metrics = run.evaluate()
-                run.save(metrics["threshold"])
+                run.save(metrics)
                 shown = metrics.get("crossfit", metrics)
                 log.write(step=done, epoch=done / per_epoch, exact=shown["exact"], f1=shown["f1"])
                 log.restart()

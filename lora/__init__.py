@@ -1,6 +1,6 @@
 """Low-rank adaptation of a model's linear layers, put in from outside, and adapters in PEFT's file layout."""
 
-from lora.adapter import AdapterError, load_adapter, save_adapter
+from lora.adapter import AdapterError, base_of, load_adapter, save_adapter
 from lora.inject import add_lora, freeze, lora_layers, merge, remove_lora, unmerge
 from lora.linear import LoRALinear
 
@@ -8,6 +8,7 @@ __all__ = [
     "AdapterError",
     "LoRALinear",
     "add_lora",
+    "base_of",
     "freeze",
     "load_adapter",
     "lora_layers",

@@ -37,12 +37,14 @@ class AdapterError(ValueError):
     """An adapter that cannot be used on this model; the message says what to do."""
 
 
-def save_adapter(model: nn.Module, folder: str | Path, names: Mapping[str, str], base_model: str | None = None) -> None:
+def save_adapter(
+    model: nn.Module, folder: str | Path, names: Mapping[str, str], base_model: str | None = None, revision: str = ""
+) -> None:
     """Write what trains (`requires_grad`) as a PEFT adapter.
 
     Args:
         names: our module names -> those of the base checkpoint (`minibert.checkpoint_names(config)`).
-        base_model: name of the base, kept in the file for whoever loads it.
+        base_model, revision: of the base, kept in the file for whoever loads it.
     """
     layers = dict(lora_layers(model))
     if not layers:
@@ -52,14 +54,15 @@ def save_adapter(model: nn.Module, folder: str | Path, names: Mapping[str, str],
         for key, parameter in model.named_parameters()
         if parameter.requires_grad
     }
-    config = _config({names[name]: layer for name, layer in layers.items()}, names, base_model)
+    config = _config({names[name]: layer for name, layer in layers.items()}, names)
+    config |= {"base_model_name_or_path": base_model, "revision": revision or None}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def _config(layers: Mapping[str, LoRALinear], names: Mapping[str, str], base_model: str | None) -> dict:
+def _config(layers: Mapping[str, LoRALinear], names: Mapping[str, str]) -> dict:
     """adapter_config.json for these layers, given by stored name: the commonest r and alpha, the rest as patterns."""
     ranks = {name: layer.rank for name, layer in layers.items()}
     alphas = {name: layer.alpha for name, layer in layers.items()}
@@ -70,7 +73,6 @@ def _config(layers: Mapping[str, LoRALinear], names: Mapping[str, str], base_mod
     return {
         "peft_type": "LORA",
         "task_type": "QUESTION_ANS",
-        "base_model_name_or_path": base_model,
         "r": r,
         "lora_alpha": alpha,
         "lora_dropout": max(layer.dropout.p for layer in layers.values()),
@@ -115,6 +117,21 @@ def load_adapter(model: nn.Module, folder: str | Path, names: Mapping[str, str])
         log.warning("%s has no QA head: the base model's own is used", folder)
     freeze(model)
     return list(pairs)
+
+
+def base_of(folder: str | Path) -> tuple[str, str]:
+    """The name and revision ("" for none) of the base model that an adapter was made for, as its config says.
+
+    Raises AdapterError when it does not say.
+    """
+    config, _ = _read(Path(folder))
+    base, revision = config.get("base_model_name_or_path"), config.get("revision") or ""
+    if not isinstance(base, str) or not base or not isinstance(revision, str):
+        raise AdapterError(
+            f"{folder}/adapter_config.json: base_model_name_or_path is {base!r}, revision {revision!r}, "
+            "expected the names of the base model and its revision"
+        )
+    return base, revision
 
 
 def _read(folder: Path) -> tuple[dict, dict[str, Tensor]]:

@@ -52,7 +52,7 @@ def checkpoint_names(config: BertConfig) -> dict[str, str]:
 
 
 def load_pretrained(
-    name_or_path: str | Path, revision: str | None = None, dropout: float | None = None
+    name_or_path: str | Path, revision: str | None = None, dropout: float | None = None, head: str = "new"
 ) -> BertForQuestionAnswering:
     """Load a BERT checkpoint (config.json and safetensors) in float32, in eval mode.
 
@@ -60,8 +60,9 @@ def load_pretrained(
         name_or_path: a folder, `minilm`, or a hub id (see `find_model`).
         revision: a hub commit or tag.
         dropout: replaces both rates of config.json.
-    A checkpoint with `qa_outputs` keeps it. Without, the head is drawn from normal(0, initializer_range)
-    with torch's global generator, and a warning on the `minibert` logger says so: it must be trained.
+        head: what to do about a checkpoint without `qa_outputs` (one that has it keeps it). `new`: draw a head from
+            normal(0, initializer_range) with torch's global generator, and warn on the `minibert` logger that
+            it must be trained; `later`: draw it and say nothing, as an adapter will bring one; `required`: an error.
     Raises CheckpointError: files missing or broken, or keys missing, unexpected or mis-shaped, all listed.
     """
     folder = find_model(name_or_path, revision)
@@ -76,6 +77,8 @@ def load_pretrained(
         if not name.startswith(IGNORED_PREFIXES) and name not in IGNORED_KEYS:
             found[name] = tensor
 
+    if head == "required" and "qa_outputs.weight" not in found:
+        raise CheckpointError(f"{name_or_path}: has no QA head (qa_outputs), so it cannot answer yet: train it first")
     missing = sorted(wanted.keys() - found.keys() - {"qa_outputs.weight", "qa_outputs.bias"})
     if ("qa_outputs.weight" in found) != ("qa_outputs.bias" in found):
         missing.append("qa_outputs.weight or qa_outputs.bias")
@@ -91,7 +94,7 @@ def load_pretrained(
     if any(problems.values()):
         listed = "; ".join(f"{kind}: {', '.join(_few(keys))}" for kind, keys in problems.items() if keys)
         raise CheckpointError(f"{folder}: the weights do not fit config.json. {listed}")
-    if "qa_outputs.weight" not in found:
+    if head == "new" and "qa_outputs.weight" not in found:
         log.warning("%s has no QA head: qa_outputs is newly initialised and must be trained", name_or_path)
     with torch.no_grad():
         for key, tensor in found.items():

@@ -1,7 +1,8 @@
-"""SQuAD 2.0: examples, offset alignment, windows, batches, span decoding and metrics."""
+"""SQuAD 2.0: examples, offset alignment, windows, batches, span decoding, metrics and a reader."""
 
 from squad.align import char_to_token_span, token_to_char_span
 from squad.batches import Batch, collate, evaluation_batches, padding_waste, training_batches
+from squad.calibration import calibrate, calibration_error, fit_temperature, probabilities
 from squad.download import find_squad_v2
 from squad.evaluation import evaluate, predict, results_table, write_results
 from squad.examples import Answer, DataError, Example, read_examples
@@ -12,6 +13,7 @@ from squad.metrics import (
     question_scores,
     tune_threshold,
 )
+from squad.reader import Reader
 from squad.spans import Predictions, apply_threshold, best_spans, decode, span_loss
 from squad.windows import Windows, make_windows
 
@@ -21,10 +23,13 @@ __all__ = [
     "DataError",
     "Example",
     "Predictions",
+    "Reader",
     "Windows",
     "apply_threshold",
     "best_spans",
     "bootstrap_interval",
+    "calibrate",
+    "calibration_error",
     "char_to_token_span",
     "collate",
     "cross_fitted_answers",
@@ -32,10 +37,12 @@ __all__ = [
     "evaluate",
     "evaluation_batches",
     "find_squad_v2",
+    "fit_temperature",
     "make_windows",
     "official_metrics",
     "padding_waste",
     "predict",
+    "probabilities",
     "question_scores",
     "read_examples",
     "results_table",

@@ -76,10 +76,18 @@ def training_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int
     return [batches[longest], *batches[:longest], *batches[longest + 1 :]]
 
 
-def evaluation_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """Every window once, longest first: least padding, and too little memory shows in the first batch."""
+def evaluation_batches(lengths: np.ndarray, tokens: int) -> list[np.ndarray]:
+    """Every window once, longest first: least padding, and too little memory shows in the first batch.
+
+    Args: tokens: a batch has at most this many, counting each window as long as its longest; but one window at least.
+    """
     order = np.argsort(-lengths, kind="stable")
-    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    batches, at = [], 0
+    while at < len(order):
+        size = max(1, tokens // int(lengths[order[at]]))
+        batches.append(order[at : at + size])
+        at += size
+    return batches
 
 
 def padding_waste(windows: Windows, batches: list[np.ndarray]) -> float:

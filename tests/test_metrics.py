@@ -99,10 +99,19 @@ def test_tuned_threshold_equals_brute_force_whatever_the_order(rows, random):
     assert best == pytest.approx(100 * max(mean_at(t) for t in (-9, -1.5, -0.5, 0.2, 1, 9)))
 
 
+def predicting_x(odds):
+    """The answer "x" to every question, at these null odds."""
+    lists = {
+        id: [{"text": "x", "score": 0.0, "start": 0}, {"text": "", "score": null, "start": None}]
+        for id, null in odds.items()
+    }
+    return Predictions(dict.fromkeys(odds, "x"), odds, lists)
+
+
 def test_a_positive_threshold_is_found_on_always_answer_predictions():
     """Blanked at 0 first, the question at odds 1 looks right to leave alone; answering it is better."""
     examples = [example(0, True), example(1, True), example(2, False)]
-    predictions = Predictions({"0": "x", "1": "x", "2": "x"}, {"0": -1.0, "1": 1.0, "2": 2.0}, {})
+    predictions = predicting_x({"0": -1.0, "1": 1.0, "2": 2.0})
     metrics = evaluate(examples, predictions)
     assert metrics["threshold"] == 1.5
     assert metrics["f1"] == metrics["best_f1"] == 100.0
@@ -144,7 +153,7 @@ def test_bootstrap_draws_articles_not_questions():
 
 def test_a_given_threshold_is_used_and_said():
     examples = [example(0, True, "a"), example(1, False, "b")]
-    predictions = Predictions({"0": "x", "1": "x"}, {"0": -1.0, "1": 1.0}, {})
+    predictions = predicting_x({"0": -1.0, "1": 1.0})
     metrics = evaluate(examples, predictions, threshold=5.0)
     assert (metrics["threshold"], metrics["f1"]) == (5.0, 50.0)
     assert "the run's own threshold" in results_table(metrics)

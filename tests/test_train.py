@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN
+from conftest import GOLDEN, flags
 from safetensors.torch import load_file
 
 import lora
@@ -21,44 +21,6 @@ import squad
 import train
 
 ROOT = Path(__file__).parent.parent
-CONTEXTS = {
-    "Vin": "vin is a mistborn in the final empire. kelsier is the survivor of the pits.",
-    "Paris": "paris is the capital of france. the seine is in paris, and so is the louvre.",
-}
-QUESTIONS = {
-    "Vin": [("who is vin", "a mistborn"), ("who is kelsier", "the survivor"), ("who is paris", None)],
-    "Paris": [("what is paris", "the capital"), ("where is the seine", "in paris"), ("who is vin", None)],
-}
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory, tokenizer):
-    """A folder with a tiny random checkpoint and tokenizer, and a SQuAD file of 24 questions on two articles."""
-    folder = tmp_path_factory.mktemp("tiny")
-    torch.manual_seed(3)
-    config = minibert.BertConfig(
-        vocab_size=tokenizer.get_vocab_size(), hidden_size=12, num_hidden_layers=2, num_attention_heads=3,
-        intermediate_size=20, max_position_embeddings=64, initializer_range=0.2,
-    )  # fmt: skip
-    minibert.save_pretrained(minibert.BertForQuestionAnswering(config), folder)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    articles = []
-    for title, context in CONTEXTS.items():
-        qas = []
-        for i in range(12):
-            question, text = QUESTIONS[title][i % 3]
-            answers = [] if text is None else [{"text": text, "answer_start": context.index(text)}]
-            qas.append({"id": f"{title}{i}", "question": question, "answers": answers, "is_impossible": text is None})
-        articles.append({"title": title, "paragraphs": [{"context": context, "qas": qas}]})
-    (folder / "squad.json").write_text(json.dumps({"version": "v2.0", "data": articles}))
-    return folder
-
-
-def flags(tiny, output, *more):
-    file = str(tiny / "squad.json")
-    sizes = ("--max-length", "40", "--window-overlap", "8", "--max-question-tokens", "8", "--batch-size", "4")
-    names = ("--model", str(tiny), "--train", file, "--dev", file, "--output", str(output))
-    return [*names, *sizes, "--precision", "fp32", "--log-every", "5", *more]
 
 
 def read(path):
@@ -68,14 +30,6 @@ def read(path):
 def log_losses(folder):
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [(line["step"], line["loss"]) for line in lines if "loss" in line]
-
-
-@pytest.fixture(scope="module")
-def run(tiny, tmp_path_factory):
-    """A finished run of 3 epochs."""
-    folder = tmp_path_factory.mktemp("run") / "out"
-    assert train.main(flags(tiny, folder, "--epochs", "3", "--learning-rate", "0.02")) == 0
-    return folder
 
 
 # ------------------------------------------------------------------------------------- a whole run
@@ -205,9 +159,10 @@ def make_run(tiny, tmp_path, *more):
     """A Run and its data, as main() makes them."""
     options, _, _ = train.parse_options(flags(tiny, tmp_path, *more))
     torch.manual_seed(options.seed)
-    data = train.load_data(options, "train", minibert.load_tokenizer(tiny))
+    tokenizer = minibert.load_tokenizer(tiny)
+    data = train.load_data(options, "train", tokenizer)
     model = train.prepare_model(options)
-    return train.Run(options, tmp_path, model.train(), torch.device("cpu"), torch.float32, data), data
+    return train.Run(options, tmp_path, model.train(), torch.device("cpu"), torch.float32, data, tokenizer), data
 
 
 def gradients_of_step(run, data, rows):

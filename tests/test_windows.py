@@ -176,12 +176,12 @@ def test_windows_that_cannot_step_forward(tokenizer, max_length, overlap):
 @given(st.lists(st.integers(3, 384), min_size=1, max_size=300), st.integers(1, 9), st.integers(0, 3))
 def test_batches_hold_every_window_once(lengths, batch_size, epoch):
     lengths = np.array(lengths)
-    for batches in (
-        training_batches(lengths, batch_size, seed=1, epoch=epoch, pool=4),
-        evaluation_batches(lengths, batch_size),
-    ):
+    training = training_batches(lengths, batch_size, seed=1, epoch=epoch, pool=4)
+    evaluation = evaluation_batches(lengths, tokens=100 * batch_size)
+    for batches in (training, evaluation):
         assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
-        assert max(map(len, batches)) <= batch_size
+    assert max(map(len, training)) <= batch_size
+    assert all(len(rows) == 1 or lengths[rows].max() * len(rows) <= 100 * batch_size for rows in evaluation)
 
 
 def test_batches_are_drawn_from_seed_and_epoch():

@@ -1,0 +1,151 @@
+"""Reader: ask a trained model questions about texts, and get spans, probabilities and honest "no answer"s."""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from squad.calibration import probabilities
+from squad.evaluation import predict
+from squad.examples import Example
+from squad.windows import make_windows
+
+NO_ANSWER = {"start": 0, "end": 0, "answer": ""}
+
+
+class Reader:
+    """Answers questions about texts of any length with spans of them, or with "" where the text has no answer.
+
+    reader(question="Who is Vin?", context="Vin is a Mistborn.") ->
+        {"score": 0.9, "start": 7, "end": 17, "answer": "a Mistborn", "null_margin": -3.1}
+
+    Args:
+        model: called as model(input_ids, token_type_ids, attention_mask), each (B, T); returns start and end
+            logits, each (B, T). It is moved to `device` and put in eval mode, here and for good.
+        tokenizer: the model's, without truncation or padding of its own.
+        null_threshold: "" is the answer where null score - best span's score exceeds it (logits).
+        temperature: scores are divided by it before they become probabilities; 1 changes nothing.
+        max_length, window_overlap, max_question_tokens: how contexts are cut, as for `make_windows`.
+        max_answer_tokens: longest answer looked for.
+        device, precision: where to compute, and the dtype of the matrix products.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        tokenizer: Tokenizer,
+        null_threshold: float = 0.0,
+        temperature: float = 1.0,
+        max_length: int = 384,
+        window_overlap: int = 128,
+        max_question_tokens: int = 64,
+        max_answer_tokens: int = 30,
+        device: torch.device | str = "cpu",
+        precision: torch.dtype = torch.float32,
+    ):
+        if not temperature > 0:
+            raise ValueError(f"temperature is {temperature}, expected a number above 0")
+        self.model = model.to(device).eval()
+        self.tokenizer = tokenizer
+        self.null_threshold, self.temperature = null_threshold, temperature
+        self.max_length, self.window_overlap = max_length, window_overlap
+        self.max_question_tokens, self.max_answer_tokens = max_question_tokens, max_answer_tokens
+        self.device, self.precision = torch.device(device), precision
+
+    def __call__(
+        self,
+        question: str | list[str],
+        context: str | list[str],
+        top_k: int = 1,
+        handle_impossible_answer: bool = True,
+        progress: Callable[[Iterable], Iterable] = iter,
+    ) -> dict | list:
+        """The answer to each question, best first where there are several.
+
+        Args:
+            question, context: a text or a list of texts each; a single one goes with every item of the other.
+                Lists are batched by length, and each distinct context is tokenised once.
+            top_k: how many different answers to give.
+            handle_impossible_answer: let "" be an answer; off, the best span is given whatever the null score.
+            progress: wraps the loop over batches (tqdm, say).
+        Returns for one question a dict or, with top_k > 1, a list of at most top_k; for a list, a list of those.
+            answer = context[start:end], character offsets into the raw context ("" has start = end = 0).
+            score: the model's probability of this answer, 0 to 1, against the best spans of all windows (20, or
+                top_k) and "" (all spans beyond them together weigh next to nothing). After calibration on a
+                dev set, about that share of the answers given with this score are exactly right there; on
+                texts unlike those, nothing is promised.
+            null_margin: null score - best span's score - null_threshold, in logits; above 0 where the model
+                says that the text has no answer.
+            A context without any token (empty, only white space) has "" as its answer, with score 1.
+        Raises TypeError for anything that is no text, ValueError for a blank question, texts that are no valid
+            Unicode, lists of different lengths, or top_k below 1.
+        """
+        if not isinstance(top_k, int) or top_k < 1:
+            raise ValueError(f"top_k is {top_k!r}, expected a whole number of at least 1")
+        questions, contexts, single = _pairs(question, context)
+        if not questions:
+            return []
+        examples = [
+            Example(str(i), q, c, (), True, "") for i, (q, c) in enumerate(zip(questions, contexts, strict=True))
+        ]
+        windows = make_windows(examples, self.tokenizer, self.max_length, self.window_overlap, self.max_question_tokens)
+        autocast = torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
+        with autocast:
+            predictions = predict(
+                self.model, examples, windows, self.device, self.max_answer_tokens,
+                n_best=max(20, top_k), progress=progress,
+            )  # fmt: skip
+        found = []
+        for example in examples:
+            answers = self._answers(predictions.nbest[example.id], handle_impossible_answer)
+            margin = predictions.null_odds[example.id] - self.null_threshold
+            answers = [{**answer, "null_margin": margin} for answer in answers[:top_k]]
+            found.append(answers[0] if top_k == 1 else answers)
+        return found[0] if single else found
+
+    def _answers(self, entries: list[dict], handle_impossible_answer: bool) -> list[dict]:
+        """A question's n-best list -> its answers, most probable first; never none."""
+        chances = probabilities(entries, self.null_threshold, self.temperature)
+        answers = []
+        for i in np.argsort(-chances, kind="stable").tolist():
+            entry, score = entries[i], float(chances[i])
+            if entry["start"] is not None:
+                span = {"start": entry["start"], "end": entry["end"], "answer": entry["text"]}
+                answers.append({"score": score, **span})
+            elif handle_impossible_answer or len(entries) == 1:
+                answers.append({"score": score, **NO_ANSWER})
+        return answers
+
+
+def _pairs(question: str | list[str], context: str | list[str]) -> tuple[list[str], list[str], bool]:
+    """-> questions and contexts of one length, and whether both came as single texts."""
+    single = isinstance(question, str) and isinstance(context, str)
+    questions, contexts = _texts("question", question), _texts("context", context)
+    if isinstance(question, str):
+        questions = questions * len(contexts)
+    elif isinstance(context, str):
+        contexts = contexts * len(questions)
+    if len(questions) != len(contexts):
+        raise ValueError(f"{len(questions)} questions and {len(contexts)} contexts, expected as many of each")
+    for i, text in enumerate(questions):
+        if not text.strip():
+            raise ValueError(f"question{'' if single else f' {i}'} is blank, expected a question")
+    return questions, contexts, single
+
+
+def _texts(name: str, value: object) -> list[str]:
+    items = [value] if isinstance(value, str) else value
+    if not isinstance(items, list | tuple):
+        raise TypeError(f"{name} is a {type(value).__name__}, expected a text or a list of texts")
+    for i, item in enumerate(items):
+        where = name if items is not value else f"{name} {i}"
+        if not isinstance(item, str):
+            raise TypeError(f"{where} is a {type(item).__name__}, expected a text")
+        try:
+            item.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{where} is no valid Unicode: character {error.start} is half of a surrogate pair"
+            ) from None
+    return list(items)

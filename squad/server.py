@@ -1,0 +1,142 @@
+"""One page and one endpoint on localhost: paste a text, ask, see the answer marked in place. Standard library only.
+
+GET /         the page (page.html; it loads nothing from anywhere else)
+POST /answer  {"question": ..., "context": ..., "top_k": 3} -> what `response` returns; errors: 4xx {"error": ...}
+"""
+
+import base64
+import hashlib
+import json
+import re
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+MAX_BODY = 2_000_000  # bytes; a novel's worth
+MAX_CANDIDATES = 20
+SECONDS_TO_SEND = 10  # that a client has for its whole body
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+
+
+def response(question: str, answers: list[dict]) -> dict:
+    """A reader's answers to one question (best first) as one JSON object: the best one, and all as `candidates`."""
+    return {"question": question, **answers[0], "candidates": answers}
+
+
+def make_server(reader: Callable, host: str = "127.0.0.1", port: int = 8000) -> ThreadingHTTPServer:
+    """A server that answers with `reader(question=, context=, top_k=)` -> list; call serve_forever() on it.
+
+    Port 0 takes a free one (see server_address). The model runs for one request at a time, while others are
+    read. Raises OSError when the port is taken.
+    """
+    page = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
+    script = re.search(r"<script>(.*?)</script>", page, re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    handler = type("Handler", (_Handler,), {
+        "reader": staticmethod(reader), "one_at_a_time": threading.Lock(), "page": page.encode(),
+        # nothing but the page's own script runs, whatever text gets into it
+        "policy": f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; connect-src 'self'; "
+        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        "loopback": host in LOOPBACK,
+    })  # fmt: skip
+    server = ThreadingHTTPServer((host, port), handler)
+    server.daemon_threads = True
+    return server
+
+
+class _ClientError(Exception):
+    def __init__(self, status: int, message: str):
+        super().__init__(message)
+        self.status = status
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server_version, sys_version = "minibert", ""
+    timeout = SECONDS_TO_SEND  # of silence, then the connection is closed
+
+    def do_GET(self) -> None:
+        if self.path.split("?")[0] != "/":
+            return self.send_error(404, f"no such page: {self.path[:100]}")
+        if not self._from_here():
+            return self.send_error(403, "this server answers only to localhost")
+        self._send(200, "text/html; charset=utf-8", self.page)
+
+    def do_POST(self) -> None:
+        try:
+            body = self._read_body()
+            self._send_json(200, self._answer(body))
+        except _ClientError as error:
+            self.send_error(error.status, str(error))
+        except (TypeError, ValueError) as error:  # the reader's own words on what it was given
+            self.send_error(400, str(error))
+
+    def _read_body(self) -> bytes:
+        if self.path != "/answer":
+            raise _ClientError(404, f"no such endpoint: {self.path[:100]}, expected /answer")
+        if not self._from_here():
+            raise _ClientError(403, "this server answers only to localhost")
+        # a page of another origin cannot send this type without asking first, and is then refused
+        if self.headers.get_content_type() != "application/json":
+            raise _ClientError(415, f"the body is {self.headers.get_content_type()}, expected application/json")
+        length = self.headers.get("Content-Length", "")
+        if not re.fullmatch(r"\d{1,15}", length):
+            raise _ClientError(411, "Content-Length is missing or no number")
+        if int(length) > MAX_BODY:
+            raise _ClientError(413, f"the body has {length} bytes, expected at most {MAX_BODY}")
+        body, deadline = b"", time.monotonic() + SECONDS_TO_SEND
+        while len(body) < int(length):
+            self.connection.settimeout(max(0.01, deadline - time.monotonic()))
+            try:
+                part = self.rfile.read1(int(length) - len(body))
+            except TimeoutError:
+                part = b""
+            if not part:
+                raise _ClientError(408, f"{len(body)} of {length} bytes came within {SECONDS_TO_SEND} seconds")
+            body += part
+        return body
+
+    def _answer(self, body: bytes) -> dict:
+        try:
+            asked = json.loads(body)
+        except (ValueError, RecursionError) as error:
+            raise _ClientError(400, f"the body is no JSON: {error}") from error
+        if not isinstance(asked, dict):
+            raise _ClientError(400, f"the body is a JSON {type(asked).__name__}, expected an object")
+        for name in ("question", "context"):
+            if not isinstance(asked.get(name), str):
+                raise _ClientError(400, f"{name!r} is {type(asked.get(name)).__name__}, expected a text")
+        top_k = asked.get("top_k", 3)
+        if not isinstance(top_k, int) or isinstance(top_k, bool) or not 1 <= top_k <= MAX_CANDIDATES:
+            raise _ClientError(400, f"'top_k' is {str(top_k)[:20]}, expected a whole number from 1 to {MAX_CANDIDATES}")
+        with self.one_at_a_time:
+            answers = self.reader(question=asked["question"], context=asked["context"], top_k=top_k)
+        return response(asked["question"], [answers] if top_k == 1 else answers)
+
+    def _from_here(self) -> bool:
+        """Whether a server on localhost was addressed as such: a foreign name that points here is an attack."""
+        host = re.sub(r":\d*$", "", self.headers.get("Host", "")).strip("[]").lower()
+        return not self.loopback or host in LOOPBACK
+
+    def _send_json(self, status: int, content: dict) -> None:
+        self._send(status, "application/json", json.dumps(content).encode())
+
+    def _send(self, status: int, kind: str, content: bytes) -> None:
+        self.send_response(status)
+        for name, value in (
+            ("Content-Type", kind), ("Content-Length", str(len(content))), ("Content-Security-Policy", self.policy),
+            ("X-Content-Type-Options", "nosniff"), ("Cache-Control", "no-store"),
+        ):  # fmt: skip
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Every error, those of the base class too, as JSON."""
+        self.close_connection = True
+        self._send_json(code, {"error": message or self.responses.get(code, ("error",))[0]})
+
+    def log_message(self, *_) -> None:
+        """Say nothing: the questions are the user's own business."""

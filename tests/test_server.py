@@ -1,0 +1,122 @@
+"""The server: its page, its endpoint, and what it says to clients that do not behave."""
+
+import http.client
+import json
+import socket
+import threading
+
+import pytest
+
+import squad.server
+from squad.server import MAX_BODY, make_server
+
+
+def scripted(question, context, top_k):
+    """A reader that finds the question in the text."""
+    if not question.strip():
+        raise ValueError("question is blank, expected a question")
+    at = context.find(question)
+    found = {"score": 0.5, "start": at, "end": at + len(question), "answer": question, "null_margin": -1.0}
+    return found if top_k == 1 else [found] * top_k
+
+
+@pytest.fixture(scope="module")
+def port():
+    with make_server(scripted, port=0) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join()
+
+
+def request(port, method="POST", path="/answer", body=b"", **headers):
+    """-> status, content, headers. `Name_With_Dashes` becomes a header; one set to None is left out."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    given = {"Content-Type": "application/json", **{name.replace("_", "-"): v for name, v in headers.items()}}
+    connection.request(method, path, body, {name: v for name, v in given.items() if v is not None})
+    reply = connection.getresponse()
+    content = reply.read()
+    connection.close()
+    return reply.status, content, dict(reply.getheaders())
+
+
+def ask(port, content, **headers):
+    status, body, _ = request(port, body=json.dumps(content).encode(), **headers)
+    return status, json.loads(body)
+
+
+def test_the_page_loads_nothing_and_runs_only_its_own_script(port):
+    status, body, headers = request(port, "GET", "/")
+    assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    assert b"http://" not in body and b"https://" not in body and b"src=" not in body and b"innerHTML" not in body
+    policy = headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy and "script-src 'sha256-" in policy
+
+
+def test_an_answer_has_the_best_and_the_candidates(port):
+    status, content = ask(port, {"question": "b c", "context": "a b c", "top_k": 2})
+    found = {"score": 0.5, "start": 2, "end": 5, "answer": "b c", "null_margin": -1.0}
+    assert (status, content) == (200, {"question": "b c", **found, "candidates": [found, found]})
+    assert len(ask(port, {"question": "b c", "context": "a b c", "top_k": 1})[1]["candidates"]) == 1
+    assert len(ask(port, {"question": "b c", "context": "a b c"})[1]["candidates"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "no JSON"),
+        (b"{", "no JSON"),
+        (b"\xff", "no JSON"),
+        (b"[" * 100_000, "no JSON"),
+        (b"[]", "a JSON list"),
+        (b'{"question": "a"}', "'context' is NoneType"),
+        (b'{"question": 3, "context": "a"}', "'question' is int"),
+        (b'{"question": " ", "context": "a"}', "question is blank"),
+        (b'{"question": "a", "context": "a", "top_k": 0}', "'top_k' is 0"),
+        (b'{"question": "a", "context": "a", "top_k": true}', "'top_k' is True"),
+        (b'{"question": "a", "context": "a", "top_k": 1e9}', "'top_k' is 1000000000.0"),
+    ],
+)
+def test_bad_bodies(port, body, message):
+    status, content, headers = request(port, body=body)
+    assert (status, headers["Content-Type"]) == (400, "application/json")
+    assert message in json.loads(content)["error"]
+    assert ask(port, {"question": "a", "context": "a"})[0] == 200  # and goes on
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({"path": "/nothing"}, 404),
+        ({"method": "GET", "path": "/answer"}, 404),
+        ({"method": "PUT"}, 501),
+        ({"Content_Type": "text/plain"}, 415),
+        ({"Content_Length": "many"}, 411),
+        ({"Content_Length": str(MAX_BODY + 1)}, 413),
+        ({"Host": "evil.example"}, 403),
+        ({"method": "GET", "path": "/", "Host": "evil.example"}, 403),
+    ],
+)
+def test_bad_requests(port, changes, status):
+    found, content, headers = request(port, **changes)
+    assert (found, headers["Content-Type"]) == (status, "application/json")
+    assert json.loads(content)["error"]
+
+
+def test_a_slow_client_is_let_go(port, monkeypatch):
+    monkeypatch.setattr(squad.server, "SECONDS_TO_SEND", 0.2)
+    head = b"POST /answer HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{"
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as slow:
+        slow.sendall(head)
+        assert ask(port, {"question": "a", "context": "a"})[0] == 200  # others are served meanwhile
+        reply = slow.makefile("rb").read()
+    assert b" 408 " in reply.split(b"\r\n")[0]
+    assert b"1 of 50 bytes" in reply
+
+
+def test_garbage_on_the_line(port):
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        client.sendall(b"\x16\x03\x01 hello\r\n\r\n")
+        assert b"error" in client.makefile("rb").read()
+    assert ask(port, {"question": "a", "context": "a"})[0] == 200
