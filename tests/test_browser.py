@@ -27,7 +27,7 @@ FLAGS = (
     "--disable-background-networking --disable-component-update --disable-quic --window-size=1000,900"
 )
 VIN = (
-    "Vin is a Mistborn who grew up on the streets of Luthadel. \U0001f5e1 Kelsier, the Survivor of Hathsin, "
+    "Vin is a Mistborn who grew up on the streets of Luthadel. Kelsier, the Survivor of Hathsin, "
     "took her into his crew and taught her to use her powers."
 )
 URDU = "\u0644\u0627\u06c1\u0648\u0631 \u0634\u06c1\u0631 \u06c1\u06d2\u06d4"
@@ -92,10 +92,17 @@ def picture(page, name):
 def test_the_answer_is_marked_in_place(page):
     answer = ask(page, "Who took Vin into his crew?", VIN)
     assert "Kelsier" in answer
-    assert marks(page) == [answer]  # right behind a character of two UTF-16 units
+    assert marks(page) == [answer]
     assert text_of(page, "passage") == VIN
     assert text_of(page, "score").endswith("%")
     picture(page, "page-answer.png")
+
+
+def test_offsets_hold_behind_characters_of_two_utf16_units(page):
+    context = "\U0001f5e1\U0001f5e1\U0001f5e1 In the year 1066 " + VIN
+    answer = ask(page, "Who took Vin into his crew?", context)
+    assert "Kelsier" in answer
+    assert marks(page) == [answer]
 
 
 def test_an_unanswerable_question_is_told(page):
