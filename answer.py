@@ -13,6 +13,7 @@ In a notebook: from answer import load_reader; reader = load_reader("runs/NAME")
 import argparse
 import contextlib
 import json
+import math
 import os
 import re
 import sys
@@ -97,9 +98,12 @@ def read_settings(path: Path) -> dict:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        settings = {name: kind(content[name]) for name, kind in SETTINGS.items() if name in content}
-    except (ValueError, TypeError) as error:
+        settings = {name: kind(content[name]) for name, kind in SETTINGS.items() if name in dict(content)}
+    except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{path}: not readable settings ({error}), expected numbers by name") from error
+    for name, value in settings.items():
+        if not math.isfinite(value):
+            raise ValueError(f"{path}: {name} is {value}, expected a number")
     return settings
 
 
@@ -168,6 +172,8 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--context - needs --question: standard input cannot hold both the text and the questions")
     if options.question is not None and options.context is None:
         parser.error("--question needs --context")
+    if options.output is not None and options.batch is None:
+        parser.error("--output needs --batch")
     return options
 
 

@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -75,20 +76,18 @@ class Options:
     debug: bool = option(False, "show the traceback of an error")
 
     def __post_init__(self):
-        at_least = {"max_train_examples": 0, "lora_rank": 0, "eval_every": 0, "window_overlap": 0, "seed": 0}
-        at_least |= {"weight_decay": 0, "warmup": 0, "dropout": 0, "lora_dropout": 0}
-        for name in ("epochs", "batch_size", "accumulate", "max_answer_tokens", "n_best", "log_every", "max_length"):
-            at_least[name] = 1
-        for name, low in at_least.items():
-            self._require(name, getattr(self, name) >= low, f"at least {low}")
-        for name in ("learning_rate", "max_grad_norm", "lora_alpha"):
-            self._require(name, 0 < getattr(self, name) < math.inf, "a number above 0")
-        for name in ("dropout", "lora_dropout", "warmup"):
-            self._require(name, getattr(self, name) < 1, "below 1")
-
-    def _require(self, name: str, holds: bool, expected: str) -> None:
-        if not holds:
-            raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}, expected {expected}")
+        sizes = ("epochs", "batch_size", "accumulate", "max_answer_tokens", "n_best", "log_every", "max_length")
+        counts = ("max_train_examples", "lora_rank", "eval_every", "window_overlap", "seed", "weight_decay")
+        rules = {
+            "at least 1": (lambda x: x >= 1, sizes),
+            "at least 0": (lambda x: x >= 0, counts),
+            "a number above 0": (lambda x: 0 < x < math.inf, ("learning_rate", "max_grad_norm", "lora_alpha")),
+            "at least 0 and below 1": (lambda x: 0 <= x < 1, ("dropout", "lora_dropout", "warmup")),
+        }
+        for expected, (holds, names) in rules.items():
+            for name in names:
+                if not holds(value := getattr(self, name)):
+                    raise ValueError(f"--{name.replace('_', '-')} is {value}, expected {expected}")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -125,10 +124,8 @@ def main(argv: list[str] | None = None) -> int:
             return 128 + stopped_by
         metrics = read_json(folder / "metrics.json")
     print(f"\n{squad.results_table(metrics)}\n\neverything is in {folder}")
+    print(f"ask it: python answer.py --model {evaluated_run or folder} --serve")
     return 0
-
-
-# ----------------------------------------------------------------------------------------------- options
 
 
 def parse_options(argv: list[str] | None) -> tuple[Options, bool, Path | None]:
@@ -159,9 +156,6 @@ def parse_options(argv: list[str] | None) -> tuple[Options, bool, Path | None]:
     return Options(**values), bool(first.resume), Path(first.evaluate) if first.evaluate else None
 
 
-# --------------------------------------------------------------------------------------- data and model
-
-
 @dataclass(frozen=True)
 class Data:
     examples: list[squad.Example]
@@ -183,7 +177,9 @@ def load_data(options: Options, split: str, tokenizer) -> Data:
         examples = examples[: options.max_train_examples]
     if not examples:
         raise squad.DataError(f"{path}: holds no usable question")
-    windows = squad.make_windows(
+    # a small file tokenises in less time than its windows take to be found and checked
+    make = squad.make_windows if len(examples) < 20_000 else partial(squad.cached_windows, path)
+    windows = make(
         examples, tokenizer, options.max_length, options.window_overlap, options.max_question_tokens,
         progress_bar(f"tokenise {split}", "chunk"),
     )  # fmt: skip
@@ -230,9 +226,6 @@ def startup_table(run: "Run", train: Data) -> str:
         "output": str(run.folder),
     }
     return "\n".join(f"{name:>8}  {value}" for name, value in rows.items())
-
-
-# --------------------------------------------------------------------------------------------- training
 
 
 @dataclass(frozen=True)
@@ -360,9 +353,6 @@ def schedule(step: int, total: int, warmup: float) -> float:
     """The learning rate's factor at a step, counted from 0: linear up over warmup x total steps, linear down to 0."""
     rising = warmup * total
     return min((step + 1) / (rising + 1), (total - step) / (total - rising))
-
-
-# ------------------------------------------------------------------------------------- small helpers
 
 
 def progress_bar(name: str, unit: str):

@@ -49,7 +49,8 @@ class LoRALinear(nn.Module):
         if self.merged:
             return self.base(x)
         W, b, s, A, B = self.base.weight, self.base.bias, self.scale, self.lora_A, self.lora_B
-        if W.requires_grad or (self.training and self.dropout.p):
+        trains = any(parameter.requires_grad for parameter in self.base.parameters())
+        if trains or (self.training and self.dropout.p):
             h = self.base(x)
             return h + F.linear(F.linear(self.dropout(x), (s * A).to(h.dtype)), B.to(h.dtype))
         return lora_linear(x, W, b, s * A, B)

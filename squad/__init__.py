@@ -2,6 +2,7 @@
 
 from squad.align import char_to_token_span, token_to_char_span
 from squad.batches import Batch, collate, evaluation_batches, padding_waste, training_batches
+from squad.cache import cached_windows
 from squad.calibration import calibrate, calibration_error, fit_temperature, probabilities
 from squad.download import find_squad_v2
 from squad.evaluation import evaluate, predict, results_table, write_results
@@ -28,6 +29,7 @@ __all__ = [
     "apply_threshold",
     "best_spans",
     "bootstrap_interval",
+    "cached_windows",
     "calibrate",
     "calibration_error",
     "char_to_token_span",

@@ -8,6 +8,7 @@ import base64
 import hashlib
 import json
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -41,9 +42,16 @@ def make_server(reader: Callable, host: str = "127.0.0.1", port: int = 8000) -> 
         "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
         "loopback": host in LOOPBACK,
     })  # fmt: skip
-    server = ThreadingHTTPServer((host, port), handler)
-    server.daemon_threads = True
-    return server
+    return _Server((host, port), handler)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request, client_address) -> None:
+        """A client that hangs up is no news; anything else is."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _ClientError(Exception):
@@ -71,6 +79,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(error.status, str(error))
         except (TypeError, ValueError) as error:  # the reader's own words on what it was given
             self.send_error(400, str(error))
+        except (RuntimeError, MemoryError) as error:  # torch's, out of memory for one: this request's, not the server's
+            self.send_error(500, f"the model failed: {str(error)[:200]}")
 
     def _read_body(self) -> bytes:
         if self.path != "/answer":

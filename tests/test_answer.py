@@ -103,9 +103,10 @@ def test_models_that_cannot_answer(tiny, run, tmp_path):
     save_file({k: v for k, v in weights.items() if "qa_outputs" not in k}, headless / "model.safetensors")
     with pytest.raises(minibert.CheckpointError, match="has no QA head"):
         load_reader(headless)
-    (tmp_path / "qa.json").write_text('{"null_threshold": "high"}')
-    with pytest.raises(ValueError, match="not readable settings"):
-        answer.read_settings(tmp_path / "qa.json")
+    for content in ('{"null_threshold": "high"}', '{"max_length": Infinity}', "[1]", "3", "{", '{"temperature": NaN}'):
+        (tmp_path / "qa.json").write_text(content)
+        with pytest.raises(ValueError, match=r"qa\.json: "):
+            answer.read_settings(tmp_path / "qa.json")
     with pytest.raises(ValueError, match="is not empty"):
         answer.export(run, "", tmp_path)
 
@@ -216,6 +217,7 @@ def test_squad_in_predictions_out(run, tiny, tmp_path, zipped):
         (["--context", "text.txt", "--question", "who", "--model", "no/such/model"], "no/such/model"),
         (["--context", "text.txt", "--question", "who", "--top-k", "0"], "--top-k is 0"),
         (["--context", "-"], "--context - needs --question"),
+        (["--serve", "--output", "x"], "--output needs --batch"),
         (["--serve", "--question", "who"], "--question needs --context"),
         ([], "one of the arguments"),
     ],

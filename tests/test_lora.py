@@ -68,11 +68,15 @@ def test_fused_update_equals_the_plain_formula(bias, dtype):
         torch.testing.assert_close(one.float(), other.float(), **tolerance)
 
 
-def test_a_base_that_trains_gets_its_gradient():
-    """The fused update gives none, so a base that is not frozen must not go through it."""
-    layer = LoRALinear(nn.Linear(5, 4), rank=2, alpha=3)
+@pytest.mark.parametrize("trained", [("weight", "bias"), ("bias",), ()])
+def test_a_base_that_trains_gets_its_gradient(trained):
+    """The fused update gives none, so a base that is not wholly frozen must not go through it."""
+    layer = LoRALinear(nn.Linear(5, 4).requires_grad_(False), rank=2, alpha=3)
+    for name in trained:
+        layer.base.get_parameter(name).requires_grad_(True)
     layer(torch.randn(3, 5)).square().sum().backward()
-    assert all(p.grad is not None for p in (layer.base.weight, layer.base.bias, layer.lora_A, layer.lora_B))
+    assert {name for name, p in layer.base.named_parameters() if p.grad is not None} == set(trained)
+    assert layer.lora_A.grad is not None and layer.lora_B.grad is not None
 
 
 def test_gradients_equal_finite_differences():

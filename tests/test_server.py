@@ -3,6 +3,7 @@
 import http.client
 import json
 import socket
+import struct
 import threading
 
 import pytest
@@ -13,6 +14,8 @@ from squad.server import MAX_BODY, make_server
 
 def scripted(question, context, top_k):
     """A reader that finds the question in the text."""
+    if question == "too much":
+        raise RuntimeError("out of memory")
     if not question.strip():
         raise ValueError("question is blank, expected a question")
     at = context.find(question)
@@ -102,6 +105,21 @@ def test_bad_requests(port, changes, status):
     found, content, headers = request(port, **changes)
     assert (found, headers["Content-Type"]) == (status, "application/json")
     assert json.loads(content)["error"]
+
+
+def test_a_failing_model_is_an_error_of_one_request(port):
+    status, content = ask(port, {"question": "too much", "context": "a"})
+    assert (status, content["error"]) == (500, "the model failed: out of memory")
+    assert ask(port, {"question": "a", "context": "a"})[0] == 200
+
+
+def test_a_client_that_hangs_up_is_no_news(port, capfd):
+    for _ in range(3):
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, no goodbye
+            client.sendall(b"POST /answer HTTP/1.1\r\nContent-Length: 9\r\n")
+    assert ask(port, {"question": "a", "context": "a"})[0] == 200
+    assert capfd.readouterr().err == ""
 
 
 def test_a_slow_client_is_let_go(port, monkeypatch):

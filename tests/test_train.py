@@ -261,7 +261,7 @@ def test_resume_takes_the_runs_options_and_flags_win(run):
     [
         (["--epochs", "0"], "--epochs is 0, expected at least 1"),
         (["--learning-rate", "nan"], "--learning-rate is nan, expected a number above 0"),
-        (["--dropout", "1"], "--dropout is 1.0, expected below 1"),
+        (["--dropout", "1"], "--dropout is 1.0, expected at least 0 and below 1"),
         (["--train", "nowhere.json"], "nowhere.json: no such file"),
         (["--model", "no/such/model"], "no/such/model: no such folder"),
         (["--lora-targets", "quer", "--model", str(GOLDEN / "tiny")], "neither tokenizer.json nor vocab.txt"),

@@ -1,0 +1,109 @@
+"""Windows kept on disk, so that a second start on the same data does not tokenise it again.
+
+A cache file's name is a hash of all that its content depends on, and it holds a hash of that content: it is read
+only where both are right. Safetensors: nothing in it can run.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer
+
+from squad.examples import Example
+from squad.windows import Ragged, Windows, make_windows
+
+VERSION = 1  # of what make_windows does: raise it when the same input gives other windows
+
+
+def cached_windows(
+    source: str | Path,
+    examples: Sequence[Example],
+    tokenizer: Tokenizer,
+    max_length: int = 384,
+    overlap: int = 128,
+    max_question_tokens: int = 64,
+    progress: Callable[[Iterable], Iterable] = iter,
+    folder: str | Path | None = None,
+) -> Windows:
+    """`make_windows`, or what it gave the last time for the same file, examples, tokenizer and settings.
+
+    Args:
+        source: the file that `examples` were read from, in its order: all of them, or the first so many.
+        folder: where to keep the windows; default: torch's hub folder.
+        others: as for `make_windows`.
+    A file that is damaged, or cannot be read or written, costs the time to make the windows, and nothing else.
+    """
+    settings = [max_length, overlap, max_question_tokens]
+    key = _hash(Path(source).read_bytes(), tokenizer.to_str().encode(), json.dumps([VERSION, len(examples), *settings]))
+    path = Path(folder or Path(torch.hub.get_dir()) / "squad_windows") / f"{key}.safetensors"
+    try:
+        return _read(path)
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError):
+        windows = make_windows(examples, tokenizer, *settings, progress)
+    _write(path, windows)
+    return windows
+
+
+def _write(path: Path, windows: Windows) -> None:
+    """Does nothing where the disk is full or the folder cannot be written."""
+    arrays, numbers = {}, {}
+    for field in dataclasses.fields(Windows):
+        value = getattr(windows, field.name)
+        if isinstance(value, Ragged):
+            arrays |= {f"{field.name}.values": value.values, f"{field.name}.rows": value.rows}
+        elif isinstance(value, np.ndarray):
+            arrays[field.name] = value
+        else:
+            numbers[field.name] = int(value)
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    metadata = {"numbers": json.dumps(numbers), "sha256": _digest(arrays, numbers)}
+    part = path.with_suffix(f".{os.getpid()}.part")  # renamed when whole: no reader ever sees half of it
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(arrays, part, metadata)
+        part.replace(path)
+    except (OSError, SafetensorError):
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+def _read(path: Path) -> Windows:
+    """Raises one of the errors that `cached_windows` expects when the file is not exactly what was written."""
+    with safe_open(path, framework="numpy") as file:
+        metadata = file.metadata() or {}
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
+    numbers = json.loads(metadata["numbers"])
+    if metadata["sha256"] != _digest(arrays, numbers):
+        raise ValueError(f"{path}: not what was written")
+    fields = dict(numbers)
+    for field in dataclasses.fields(Windows):
+        if field.type is Ragged:
+            fields[field.name] = Ragged(arrays[f"{field.name}.values"], arrays[f"{field.name}.rows"])
+        elif field.name not in numbers:
+            fields[field.name] = arrays[field.name]
+    return Windows(**fields)
+
+
+def _digest(arrays: dict[str, np.ndarray], numbers: dict[str, int]) -> str:
+    parts = [json.dumps(numbers, sort_keys=True)]
+    for name in sorted(arrays):
+        parts += [f"{name} {arrays[name].dtype} {arrays[name].shape}", arrays[name].data]
+    return _hash(*parts)
+
+
+def _hash(*parts: bytes | memoryview | str) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        part = part.encode() if isinstance(part, str) else memoryview(part).cast("B")
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.hexdigest()

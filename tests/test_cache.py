@@ -1,0 +1,92 @@
+"""Windows kept on disk: what comes back equals what was made, and nothing damaged ever does."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import squad.cache
+from squad import cached_windows, make_windows, read_examples
+from squad.windows import Ragged
+
+SETTINGS = (40, 8, 8)
+
+
+@pytest.fixture
+def source(tiny):
+    return tiny / "squad.json"
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """How often windows were made, not read."""
+    calls = []
+    monkeypatch.setattr(squad.cache, "make_windows", lambda *args: calls.append(1) or make_windows(*args))
+    return calls
+
+
+def assert_equal(one, other):
+    for field in dataclasses.fields(one):
+        a, b = getattr(one, field.name), getattr(other, field.name)
+        pairs = [(a.values, b.values), (a.rows, b.rows)] if isinstance(a, Ragged) else [(a, b)]
+        for x, y in pairs:
+            np.testing.assert_array_equal(x, y)
+            assert getattr(x, "dtype", None) == getattr(y, "dtype", None)
+
+
+def test_the_second_start_reads_what_the_first_made(source, tokenizer, tmp_path, made):
+    examples = read_examples(source)
+    first = cached_windows(source, examples, tokenizer, *SETTINGS, folder=tmp_path)
+    second = cached_windows(source, examples, tokenizer, *SETTINGS, folder=tmp_path)
+    assert len(made) == 1
+    assert_equal(first, make_windows(examples, tokenizer, *SETTINGS))
+    assert_equal(second, first)
+
+
+def test_anything_else_is_made_anew(source, tokenizer, tmp_path, made):
+    from tokenizers import Tokenizer
+
+    examples = read_examples(source)
+    other_file = tmp_path / "other.json"
+    other_file.write_bytes(source.read_bytes() + b"\n")
+    other_tokenizer = Tokenizer.from_str(tokenizer.to_str())
+    other_tokenizer.add_tokens(["mistborn"])
+    cached_windows(source, examples, tokenizer, *SETTINGS, folder=tmp_path)
+    cached_windows(other_file, examples, tokenizer, *SETTINGS, folder=tmp_path)
+    cached_windows(source, examples[:5], tokenizer, *SETTINGS, folder=tmp_path)
+    cached_windows(source, examples, other_tokenizer, *SETTINGS, folder=tmp_path)
+    cached_windows(source, examples, tokenizer, 40, 9, 8, folder=tmp_path)
+    assert len(made) == 5
+    assert len(list(tmp_path.glob("*.safetensors"))) == 5
+
+
+@pytest.mark.parametrize("damage", ["a byte", "the end", "all", "the header", "another's"])
+def test_a_damaged_file_is_made_anew(source, tokenizer, tmp_path, made, damage):
+    examples = read_examples(source)
+    expected = cached_windows(source, examples, tokenizer, *SETTINGS, folder=tmp_path)
+    [path] = tmp_path.glob("*.safetensors")
+    content = bytearray(path.read_bytes())
+    if damage == "a byte":
+        content[-3] ^= 1
+    elif damage == "the end":
+        del content[-9:]
+    elif damage == "all":
+        content.clear()
+    elif damage == "the header":
+        content = content.replace(b'"max_length', b'"min_length').replace(b"max_length", b"min_length")
+    else:
+        cached_windows(source, examples[:5], tokenizer, *SETTINGS, folder=tmp_path / "other")
+        content = next((tmp_path / "other").glob("*")).read_bytes().replace(b"sha256", b"sha257")
+    path.write_bytes(content)
+    before = len(made)
+    assert_equal(cached_windows(source, examples, tokenizer, *SETTINGS, folder=tmp_path), expected)
+    assert len(made) == before + 1
+    assert_equal(cached_windows(source, examples, tokenizer, *SETTINGS, folder=tmp_path), expected)
+    assert len(made) == before + 1  # and it was mended
+
+
+def test_a_folder_that_cannot_be_written_costs_nothing_but_time(source, tokenizer, tmp_path):
+    (tmp_path / "file").touch()
+    examples = read_examples(source)
+    windows = cached_windows(source, examples, tokenizer, *SETTINGS, folder=tmp_path / "file")
+    assert_equal(windows, make_windows(examples, tokenizer, *SETTINGS))
