@@ -79,8 +79,12 @@ def _write(path: Path, windows: Windows) -> None:
 def _read(path: Path) -> Windows:
     """Raises one of the errors that `cached_windows` expects when the file is not exactly what was written."""
     with safe_open(path, framework="numpy") as file:
-        metadata = file.metadata() or {}
-        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
+        metadata, names = file.metadata() or {}, list(file.keys())
+    arrays = {}
+    for name in names:
+        # opened anew each time: else the whole file stays mapped beside its copy, twice the memory
+        with safe_open(path, framework="numpy") as file:
+            arrays[name] = file.get_tensor(name)
     numbers = json.loads(metadata["numbers"])
     if metadata["sha256"] != _digest(arrays, numbers):
         raise ValueError(f"{path}: not what was written")
