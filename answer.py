@@ -70,7 +70,8 @@ def load_model(name: str | Path, revision: str = "") -> tuple[minibert.BertForQu
     folder = trained_part(Path(name))
     if (folder / "adapter_config.json").is_file():
         base, pinned = lora.base_of(folder)
-        model = minibert.load_pretrained(base, revision or pinned, head="later")
+        head = "later" if lora.brings_head(folder) else "required"
+        model = minibert.load_pretrained(base, revision or pinned, head=head)
         lora.load_adapter(model, folder, minibert.checkpoint_names(model.config))
         lora.remove_lora(model)
         tokenizer = minibert.load_tokenizer(base, revision or pinned)
@@ -87,7 +88,7 @@ def trained_part(folder: Path) -> Path:
     for part, file in (("adapter", "adapter_config.json"), ("model", "config.json")):
         if (folder / part / file).is_file():
             return folder / part
-    if (folder / "log.jsonl").is_file():
+    if (folder / "checkpoint").is_dir() or (folder / "log.jsonl").is_file():
         raise ValueError(f"{folder}: this run has saved no model yet; go on with: python train.py --resume {folder}")
     return folder
 
@@ -128,12 +129,11 @@ def main(argv: list[str] | None = None) -> int:
         export(options.model, options.revision, options.export)
         print(f"exported to {options.export}")
         return 0
-    reader = load_reader(options.model, options.revision, options.device, options.precision)
-    if options.null_threshold is not None:
-        reader.null_threshold = options.null_threshold
+    given = {} if options.null_threshold is None else {"null_threshold": options.null_threshold}
+    reader = load_reader(options.model, options.revision, options.device, options.precision, **given)
     if options.serve:
         return serve(reader, options.host, options.port)
-    if options.batch:
+    if options.batch is not None:
         return answer_file(reader, options.batch, options.output, options.top_k)
     context = read_text(options.context)
     if options.question is None:
@@ -174,6 +174,14 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--question needs --context")
     if options.output is not None and options.batch is None:
         parser.error("--output needs --batch")
+    if not 0 <= options.port <= 65535:
+        parser.error(f"--port is {options.port}, expected 0 to 65535")
+    if (
+        options.output
+        and os.path.exists(options.output)
+        and os.path.realpath(options.output) == os.path.realpath(options.batch)
+    ):
+        parser.error(f"--output is the file that --batch reads, {options.batch}: it would be lost")
     return options
 
 
@@ -294,6 +302,7 @@ def check_line(line: bytes) -> dict:
         if not isinstance(item.get(name), str):
             raise ValueError(f"{name!r} is {type(item.get(name)).__name__}, expected a text")
         item[name].encode()  # half a surrogate pair cannot be: UnicodeEncodeError is a ValueError
+    json.dumps(item.get("id"), ensure_ascii=False).encode()
     if not item["question"].strip():
         raise ValueError("'question' is blank")
     return item

@@ -76,7 +76,8 @@ class Options:
     debug: bool = option(False, "show the traceback of an error")
 
     def __post_init__(self):
-        sizes = ("epochs", "batch_size", "accumulate", "max_answer_tokens", "n_best", "log_every", "max_length")
+        sizes = ("epochs", "batch_size", "accumulate", "max_answer_tokens", "n_best", "log_every", "max_length",
+                 "max_question_tokens")  # fmt: skip
         counts = ("max_train_examples", "lora_rank", "eval_every", "window_overlap", "seed", "weight_decay")
         rules = {
             "at least 1": (lambda x: x >= 1, sizes),
@@ -114,7 +115,8 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError(f"{folder} already holds a run: --resume it, or choose another --output")
         print(startup_table(run, train))
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", dataclasses.asdict(options))
+    if not resume:  # a resumed run's options replace the old ones only once its checkpoint has been found to fit
+        write_json(folder / "config.json", dataclasses.asdict(options))
     if evaluated_run:
         metrics = run.evaluate(read_json(trained_folder(options, evaluated_run) / "qa.json"))
     else:
@@ -144,6 +146,8 @@ def parse_options(argv: list[str] | None) -> tuple[Options, bool, Path | None]:
         saved = Path(run) / "config.json"
         try:
             defaults = read_json(saved)
+            if not isinstance(defaults, dict):
+                raise ValueError(f"a JSON {type(defaults).__name__}")
         except (OSError, ValueError) as error:
             raise ValueError(f"{saved}: not a run's options ({error}), expected the --output of a run") from error
         if unknown := defaults.keys() - {f.name for f in dataclasses.fields(Options)}:
@@ -285,6 +289,8 @@ def train_loop(run: Run, train: Data, resume: bool) -> int:
     scaler = torch.amp.GradScaler(run.device.type, enabled=run.dtype == torch.float16)
     checkpoint = run.folder / "checkpoint"
     start = minibert.load_checkpoint(checkpoint, run.model, optimizer, scaler)["step"] if resume else 0
+    if resume:
+        write_json(run.folder / "config.json", dataclasses.asdict(options))
     log = minibert.RunLog(run.folder / "log.jsonl", options.log_every)
     run.model.train()
     bar = tqdm(total=len(lengths) * options.epochs, initial=start * step_size, unit="q", desc="train")

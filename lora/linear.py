@@ -75,7 +75,7 @@ class LoRALinear(nn.Module):
         """Put back the W that merge() found, bit for bit. Not merged: no-op."""
         if not self.merged:
             return
-        self.base.weight.data = self._unmerged_weight
+        self.base.weight.data = self._unmerged_weight.to(self.base.weight.device)
         self._unmerged_weight = None
 
 

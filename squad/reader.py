@@ -1,5 +1,6 @@
 """Reader: ask a trained model questions about texts, and get spans, probabilities and honest "no answer"s."""
 
+import math
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -44,8 +45,12 @@ class Reader:
         device: torch.device | str = "cpu",
         precision: torch.dtype = torch.float32,
     ):
-        if not temperature > 0:
+        if not 0 < temperature < math.inf:
             raise ValueError(f"temperature is {temperature}, expected a number above 0")
+        if not math.isfinite(null_threshold):
+            raise ValueError(f"null threshold is {null_threshold}, expected a finite number")
+        if max_answer_tokens < 1:
+            raise ValueError(f"max answer tokens is {max_answer_tokens}, expected at least 1")
         self.model = model.to(device).eval()
         self.tokenizer = tokenizer
         self.null_threshold, self.temperature = null_threshold, temperature

@@ -6,6 +6,7 @@ POST /answer  {"question": ..., "context": ..., "top_k": 3} -> what `response` r
 
 import base64
 import hashlib
+import ipaddress
 import json
 import re
 import sys
@@ -18,7 +19,7 @@ from pathlib import Path
 MAX_BODY = 2_000_000  # bytes; a novel's worth
 MAX_CANDIDATES = 20
 SECONDS_TO_SEND = 10  # that a client has for its whole body
-LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+LOOPBACK = {"127.0.0.1", "localhost"}
 
 
 def response(question: str, answers: list[dict]) -> dict:
@@ -40,9 +41,11 @@ def make_server(reader: Callable, host: str = "127.0.0.1", port: int = 8000) -> 
         # nothing but the page's own script runs, whatever text gets into it
         "policy": f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; connect-src 'self'; "
         "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-        "loopback": host in LOOPBACK,
     })  # fmt: skip
-    return _Server((host, port), handler)
+    server = _Server((host, port), handler)
+    handler.loopback = ipaddress.ip_address(server.server_address[0]).is_loopback
+    handler.names = {*LOOPBACK, host.lower(), server.server_address[0]}
+    return server
 
 
 class _Server(ThreadingHTTPServer):
@@ -127,7 +130,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _from_here(self) -> bool:
         """Whether a server on localhost was addressed as such: a foreign name that points here is an attack."""
         host = re.sub(r":\d*$", "", self.headers.get("Host", "")).strip("[]").lower()
-        return not self.loopback or host in LOOPBACK
+        return not self.loopback or host in self.names
 
     def _send_json(self, status: int, content: dict) -> None:
         self._send(status, "application/json", json.dumps(content).encode())

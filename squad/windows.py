@@ -100,6 +100,8 @@ def make_windows(
     Raises ValueError when windows of `max_length` leave no room to step forward, DataError when the
     tokenizer lacks BERT's special tokens.
     """
+    if max_question_tokens < 1:
+        raise ValueError(f"max question tokens is {max_question_tokens}, expected at least 1")
     room = max_length - SPECIAL_TOKENS - max_question_tokens
     if not 0 <= overlap < room:
         raise ValueError(

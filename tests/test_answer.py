@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -91,8 +92,7 @@ def test_a_full_fine_tuning_run(tiny, tmp_path, text, capsys):
 
 def test_models_that_cannot_answer(tiny, run, tmp_path):
     unfinished = tmp_path / "unfinished"
-    unfinished.mkdir()
-    (unfinished / "log.jsonl").touch()
+    (unfinished / "checkpoint").mkdir(parents=True)
     with pytest.raises(ValueError, match="has saved no model yet"):
         load_reader(unfinished)
     headless = tmp_path / "headless"
@@ -103,6 +103,14 @@ def test_models_that_cannot_answer(tiny, run, tmp_path):
     save_file({k: v for k, v in weights.items() if "qa_outputs" not in k}, headless / "model.safetensors")
     with pytest.raises(minibert.CheckpointError, match="has no QA head"):
         load_reader(headless)
+    adapter = tmp_path / "adapter"
+    shutil.copytree(run / "adapter", adapter)
+    weights = load_file(adapter / "adapter_model.safetensors")
+    save_file({k: v for k, v in weights.items() if "qa_outputs" not in k}, adapter / "adapter_model.safetensors")
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": str(headless)}))
+    with pytest.raises(minibert.CheckpointError, match="has no QA head"):  # neither has: a random one would answer
+        load_reader(adapter)
     for content in ('{"null_threshold": "high"}', '{"max_length": Infinity}', "[1]", "3", "{", '{"temperature": NaN}'):
         (tmp_path / "qa.json").write_text(content)
         with pytest.raises(ValueError, match=r"qa\.json: "):
@@ -166,7 +174,7 @@ def test_batch_answers_in_order_and_names_bad_lines(run, tmp_path, capsys, monke
     good = [{"id": i, "question": "who is vin", "context": CONTEXTS["Vin"][: 20 + 9 * i]} for i in range(4)]
     lines = [json.dumps(item).encode() for item in good]
     bad = [b"{", b"[]", b'{"question": "who"}', b'{"question": " ", "context": "a"}', b"\xff", b'"\\ud800"',
-           b'{"question": "\\ud800", "context": "a"}', b"[" * 100_000]  # fmt: skip
+           b'{"id": "\\ud800", "question": "who", "context": "a"}', b"[" * 100_000]  # fmt: skip
     path = tmp_path / "questions.jsonl"
     path.write_bytes(b"\n".join([lines[0], *bad, lines[1], b"", lines[2], lines[3]]) + b"\n")
     assert main(["--model", str(run), "--precision", "fp32", "--batch", str(path)]) == 1
@@ -218,6 +226,10 @@ def test_squad_in_predictions_out(run, tiny, tmp_path, zipped):
         (["--context", "text.txt", "--question", "who", "--top-k", "0"], "--top-k is 0"),
         (["--context", "-"], "--context - needs --question"),
         (["--serve", "--output", "x"], "--output needs --batch"),
+        (["--serve", "--port", "70000"], "--port is 70000"),
+        (["--batch", ""], "No such file"),
+        (["--batch", "text.txt", "--output", "./text.txt"], "it would be lost"),
+        (["--context", "text.txt", "--question", "who", "--null-threshold", "nan"], "null threshold is nan"),
         (["--serve", "--question", "who"], "--question needs --context"),
         ([], "one of the arguments"),
     ],

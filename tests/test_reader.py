@@ -144,8 +144,14 @@ def test_settings_out_of_range(reader, tokenizer):
     for top_k in (0, -1, 1.5):
         with pytest.raises(ValueError, match="top_k is"):
             reader("who", "a", top_k=top_k)
-    with pytest.raises(ValueError, match="temperature is 0"):
-        Reader(Scripted(), tokenizer, temperature=0)
+    for setting, value in (
+        ("temperature", 0), ("temperature", math.nan), ("null_threshold", -math.inf), ("null_threshold", math.nan),
+        ("max_answer_tokens", 0),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=f"{setting.replace('_', ' ')} is {value}"):
+            Reader(Scripted(), tokenizer, **{setting: value})
+    with pytest.raises(ValueError, match="max question tokens is 0"):
+        Reader(Scripted(), tokenizer, max_question_tokens=0)("who", "a")
 
 
 def test_dropout_is_off_whatever_mode_the_model_came_in(tiny):

@@ -277,3 +277,15 @@ def test_a_users_mistake_is_one_line_and_status_2(arguments, message, tmp_path):
     assert line.startswith("train.py: ")
     assert message in line
     assert not (tmp_path / "out").exists()
+
+
+def test_a_resume_that_does_not_fit_leaves_the_run_as_it_was(tiny, tmp_path):
+    folder = tmp_path / "run"
+    assert train.main(flags(tiny, folder, "--epochs", "1")) == 0
+    before = (folder / "config.json").read_bytes()
+    with pytest.raises(ValueError, match="trainable parameters differ"):
+        train.main(["--resume", str(folder), "--lora-rank", "4"])
+    assert (folder / "config.json").read_bytes() == before
+    (folder / "config.json").write_text("[]")
+    with pytest.raises(ValueError, match="not a run's options"):
+        train.main(["--resume", str(folder)])
