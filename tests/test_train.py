@@ -259,7 +259,7 @@ def test_resume_takes_the_runs_options_and_flags_win(run):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--epochs", "0"], "--epochs is 0, expected at least 1"),
+        (["--epochs=-1"], "--epochs is -1, expected at least 0"),
         (["--learning-rate", "nan"], "--learning-rate is nan, expected a number above 0"),
         (["--dropout", "1"], "--dropout is 1.0, expected at least 0 and below 1"),
         (["--train", "nowhere.json"], "nowhere.json: no such file"),
@@ -289,3 +289,9 @@ def test_a_resume_that_does_not_fit_leaves_the_run_as_it_was(tiny, tmp_path):
     (folder / "config.json").write_text("[]")
     with pytest.raises(ValueError, match="not a run's options"):
         train.main(["--resume", str(folder)])
+
+
+@pytest.mark.parametrize(("given", "epochs"), [([], 2), (["--train", "x.json"], 3), (["--epochs", "1"], 1)])
+def test_default_epochs(given, epochs):
+    options, _, _ = train.parse_options(given)
+    assert options.epochs == epochs
