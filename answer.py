@@ -17,7 +17,6 @@ import math
 import os
 import re
 import sys
-import traceback
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -69,8 +68,8 @@ def load_model(name: str | Path, revision: str = "") -> tuple[minibert.BertForQu
     """-> the model in float32, its adapter merged away and all but the head frozen, its tokenizer, its settings."""
     folder = trained_part(Path(name))
     if (folder / "adapter_config.json").is_file():
-        base, pinned = lora.base_of(folder)
-        head = "later" if lora.brings_head(folder) else "required"
+        base, pinned, brings_head = lora.base_of(folder)
+        head = "later" if brings_head else "required"
         model = minibert.load_pretrained(base, revision or pinned, head=head)
         lora.load_adapter(model, folder, minibert.checkpoint_names(model.config))
         lora.remove_lora(model)
@@ -143,9 +142,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parse_options(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = minibert.Parser(description=__doc__)
     verbs = parser.add_mutually_exclusive_group(required=True)
     verbs.add_argument("--context", metavar="FILE", help="the text to ask; - reads it from standard input")
     verbs.add_argument("--batch", metavar="FILE", help="a .jsonl file of questions and contexts, or a SQuAD .json[.gz]")
@@ -276,7 +273,9 @@ def answer_lines(reader: squad.Reader, lines: list[tuple[int, bytes]], out: Text
     for number, line in lines:
         try:
             if line.strip():
-                asked.append(check_line(line))
+                item = squad.parse_question(line)
+                json.dumps(item.get("id"), ensure_ascii=False).encode()  # half a surrogate pair could not be printed
+                asked.append(item)
         except ValueError as error:
             problems.append(f"line {number}: {error}")
     answers = reader([a["question"] for a in asked], [a["context"] for a in asked], top_k)
@@ -288,24 +287,6 @@ def answer_lines(reader: squad.Reader, lines: list[tuple[int, bytes]], out: Text
         bar.write(f"answer.py: {problem}", file=sys.stderr)
     bar.update(sum(len(line) for _, line in lines))
     return len(problems)
-
-
-def check_line(line: bytes) -> dict:
-    """One line of a batch file. Raises ValueError saying what is wrong with it."""
-    try:
-        item = json.loads(line)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    if not isinstance(item, dict):
-        raise ValueError(f"a JSON {type(item).__name__}, expected an object")
-    for name in ("question", "context"):
-        if not isinstance(item.get(name), str):
-            raise ValueError(f"{name!r} is {type(item.get(name)).__name__}, expected a text")
-        item[name].encode()  # half a surrogate pair cannot be: UnicodeEncodeError is a ValueError
-    json.dumps(item.get("id"), ensure_ascii=False).encode()
-    if not item["question"].strip():
-        raise ValueError("'question' is blank")
-    return item
 
 
 # ------------------------------------------------------------------------------------------------- the rest
@@ -326,12 +307,4 @@ def progress_bar(items):
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (ValueError, OSError) as error:
-        if "--debug" in sys.argv:
-            traceback.print_exc()
-        print(f"answer.py: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    minibert.run_command(main)

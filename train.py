@@ -7,16 +7,13 @@
 Read it top-down: options, then main() in the order in which things happen.
 """
 
-import argparse
 import dataclasses
 import json
 import logging
 import math
 import sys
 import time
-import traceback
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -135,7 +132,7 @@ def parse_options(argv: list[str] | None) -> tuple[Options, bool, Path | None]:
 
     --resume and --evaluate take a run's own options from its config.json; flags given beside them win.
     """
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser = minibert.Parser(description=__doc__.rsplit("\n\n", 1)[0])
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--resume", metavar="RUN", help="go on with the interrupted run in this folder")
     group.add_argument("--evaluate", metavar="RUN", help="evaluate the trained run in this folder, train nothing")
@@ -182,13 +179,11 @@ def load_data(options: Options, split: str, tokenizer) -> Data:
         examples = examples[: options.max_train_examples]
     if not examples:
         raise squad.DataError(f"{path}: holds no usable question")
-    # a small file tokenises in less time than its windows take to be found and checked
-    make = squad.make_windows if len(examples) < 20_000 else partial(squad.cached_windows, path)
-    windows = make(
-        examples, tokenizer, options.max_length, options.window_overlap, options.max_question_tokens,
-        progress_bar(f"tokenise {split}", "chunk"),
-    )  # fmt: skip
-    return Data(examples, windows)
+    sizes = (options.max_length, options.window_overlap, options.max_question_tokens)
+    progress = progress_bar(f"tokenise {split}", "chunk")
+    if len(examples) < 20_000:  # two seconds: not worth a file
+        return Data(examples, squad.make_windows(examples, tokenizer, *sizes, progress))
+    return Data(examples, squad.cached_windows(path, examples, tokenizer, sizes, progress))
 
 
 def prepare_model(options: Options) -> nn.Module:
@@ -286,7 +281,7 @@ def train_loop(run: Run, train: Data, resume: bool) -> int:
     step_size = options.batch_size * options.accumulate
     per_epoch = len(squad.training_batches(lengths, step_size, options.seed, epoch=0))
     total = per_epoch * options.epochs
-    optimizer = make_optimizer(run.model, options.weight_decay)
+    optimizer = minibert.make_optimizer(run.model, options.weight_decay)
     scaler = torch.amp.GradScaler(run.device.type, enabled=run.dtype == torch.float16)
     checkpoint = run.folder / "checkpoint"
     start = minibert.load_checkpoint(checkpoint, run.model, optimizer, scaler)["step"] if resume else 0
@@ -300,7 +295,7 @@ def train_loop(run: Run, train: Data, resume: bool) -> int:
             epoch, batch = divmod(step, per_epoch)
             if batch == 0 or step == start:
                 batches = squad.training_batches(lengths, step_size, options.seed, epoch)
-            learning_rate = options.learning_rate * schedule(step, total, options.warmup)
+            learning_rate = options.learning_rate * minibert.schedule(step, total, options.warmup)
             loss, norm = training_step(run, train, batches[batch], optimizer, scaler, learning_rate)
             done = step + 1
             if not math.isfinite(loss):
@@ -346,22 +341,6 @@ def training_step(run: Run, train: Data, rows: np.ndarray, optimizer, scaler, le
     return loss, float(norm)
 
 
-def make_optimizer(model: nn.Module, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW over what trains; matrices decay, biases and norms do not (Loshchilov and Hutter 2019)."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.dim() >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups)
-
-
-def schedule(step: int, total: int, warmup: float) -> float:
-    """The learning rate's factor at a step, counted from 0: linear up over warmup x total steps, linear down to 0."""
-    rising = warmup * total
-    return min((step + 1) / (rising + 1), (total - step) / (total - rising))
-
-
 def progress_bar(name: str, unit: str):
     """A wrapper for loops that shows a bar once they take more than two seconds."""
     return lambda items: tqdm(items, desc=name, unit=unit, delay=2, leave=False)
@@ -381,10 +360,4 @@ def write_json(path: Path, content: dict) -> None:
 
 if __name__ == "__main__":
     logging.getLogger("minibert").setLevel(logging.ERROR)  # the table says whether the head is new
-    try:
-        sys.exit(main())
-    except (ValueError, OSError) as error:
-        if "--debug" in sys.argv:
-            traceback.print_exc()
-        print(f"train.py: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+    minibert.run_command(main)

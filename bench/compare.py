@@ -155,7 +155,7 @@ def build_ours(data: train.Data, precision: str, like_lengths: bool):
     dtype = minibert.choose_precision(precision, torch.device("cpu"))
     minibert.store_frozen_as(dtype, model)
     run = train.Run(options, Path(options.output), model, torch.device("cpu"), dtype, data, tokenizer=None)
-    optimizer = train.make_optimizer(model, options.weight_decay)
+    optimizer = minibert.make_optimizer(model, options.weight_decay)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
 
     def steps(rows) -> float:

@@ -1,6 +1,6 @@
 """Low-rank adaptation of a model's linear layers, put in from outside, and adapters in PEFT's file layout."""
 
-from lora.adapter import AdapterError, base_of, brings_head, load_adapter, save_adapter
+from lora.adapter import AdapterError, base_of, load_adapter, save_adapter
 from lora.inject import add_lora, freeze, lora_layers, merge, remove_lora, unmerge
 from lora.linear import LoRALinear
 
@@ -9,7 +9,6 @@ __all__ = [
     "LoRALinear",
     "add_lora",
     "base_of",
-    "brings_head",
     "freeze",
     "load_adapter",
     "lora_layers",

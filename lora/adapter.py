@@ -28,7 +28,6 @@ NEUTRAL = {
     "layers_to_transform", "layers_pattern", "megatron_core", "r", "rank_pattern",
 }  # fmt: skip
 
-
 log = logging.getLogger("lora")
 
 
@@ -118,25 +117,19 @@ def load_adapter(model: nn.Module, folder: str | Path, names: Mapping[str, str])
     return list(pairs)
 
 
-def base_of(folder: str | Path) -> tuple[str, str]:
-    """The name and revision ("" for none) of the base model that an adapter was made for, as its config says.
+def base_of(folder: str | Path) -> tuple[str, str, bool]:
+    """What an adapter needs: its base model's name and revision ("" for none); and whether it brings a QA head.
 
-    Raises AdapterError when it does not say.
+    Raises AdapterError when its config names no base.
     """
-    config, _ = _read(Path(folder))
+    config, state = _read(Path(folder))
     base, revision = config.get("base_model_name_or_path"), config.get("revision") or ""
     if not isinstance(base, str) or not base or not isinstance(revision, str):
         raise AdapterError(
             f"{folder}/adapter_config.json: base_model_name_or_path is {base!r}, revision {revision!r}, "
             "expected the names of the base model and its revision"
         )
-    return base, revision
-
-
-def brings_head(folder: str | Path) -> bool:
-    """Whether an adapter holds a QA head of its own."""
-    _, state = _read(Path(folder))
-    return any(key.startswith(f"{PREFIX}{HEAD}.") for key in state)
+    return base, revision, any(key.startswith(f"{PREFIX}{HEAD}.") for key in state)
 
 
 def _read(folder: Path) -> tuple[dict, dict[str, Tensor]]:

@@ -1,8 +1,12 @@
-"""Command-line flags made from the fields of a dataclass, so that each knob is written down once."""
+"""What the scripts' command lines share: flags made from a dataclass, and how a user's mistake is told."""
 
 import argparse
 import dataclasses
+import sys
+import traceback
 import typing
+from collections.abc import Callable
+from pathlib import Path
 
 
 def option(default, help: str, **more):
@@ -27,3 +31,29 @@ def add_flags(parser: argparse.ArgumentParser, options: type) -> None:
         if "choices" in field.metadata:
             settings |= {"choices": field.metadata["choices"], "metavar": None}
         parser.add_argument("--" + field.name.replace("_", "-"), **settings)
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are ValueErrors, so that they end like any other mistake; no abbreviations."""
+
+    def __init__(self, **settings):
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> typing.NoReturn:
+        raise ValueError(f"{message} (--help lists the options)")
+
+
+def run_command(main: Callable[[], int]) -> typing.NoReturn:
+    """Run a script's main() and exit with what it returns.
+
+    A ValueError or OSError is the user's to mend: one line and status 2, after its traceback with --debug.
+    """
+    try:
+        sys.exit(main())
+    except (ValueError, OSError) as error:
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        print(f"{Path(sys.argv[0]).name}: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -3,7 +3,7 @@
 from squad.align import char_to_token_span, token_to_char_span
 from squad.batches import Batch, collate, evaluation_batches, padding_waste, training_batches
 from squad.cache import cached_windows
-from squad.calibration import calibrate, calibration_error, fit_temperature, probabilities
+from squad.calibration import calibrate, calibration_error, probabilities
 from squad.download import find_squad_v2
 from squad.evaluation import evaluate, predict, results_table, write_results
 from squad.examples import Answer, DataError, Example, read_examples
@@ -14,7 +14,7 @@ from squad.metrics import (
     question_scores,
     tune_threshold,
 )
-from squad.reader import Reader
+from squad.reader import Reader, parse_question
 from squad.spans import Predictions, apply_threshold, best_spans, decode, span_loss
 from squad.windows import Windows, make_windows
 
@@ -39,10 +39,10 @@ __all__ = [
     "evaluate",
     "evaluation_batches",
     "find_squad_v2",
-    "fit_temperature",
     "make_windows",
     "official_metrics",
     "padding_waste",
+    "parse_question",
     "predict",
     "probabilities",
     "question_scores",

@@ -28,9 +28,7 @@ def cached_windows(
     source: str | Path,
     examples: Sequence[Example],
     tokenizer: Tokenizer,
-    max_length: int = 384,
-    overlap: int = 128,
-    max_question_tokens: int = 64,
+    sizes: tuple[int, int, int],
     progress: Callable[[Iterable], Iterable] = iter,
     folder: str | Path | None = None,
 ) -> Windows:
@@ -38,17 +36,16 @@ def cached_windows(
 
     Args:
         source: the file that `examples` were read from, in its order: all of them, or the first so many.
+        sizes: max_length, overlap and max_question_tokens, as for `make_windows`; tokenizer and progress too.
         folder: where to keep the windows; default: torch's hub folder.
-        others: as for `make_windows`.
     A file that is damaged, or cannot be read or written, costs the time to make the windows, and nothing else.
     """
-    settings = [max_length, overlap, max_question_tokens]
-    key = _hash(Path(source).read_bytes(), tokenizer.to_str().encode(), json.dumps([VERSION, len(examples), *settings]))
+    key = _hash(Path(source).read_bytes(), tokenizer.to_str(), json.dumps([VERSION, len(examples), *sizes]))
     path = Path(folder or Path(torch.hub.get_dir()) / "squad_windows") / f"{key}.safetensors"
     try:
         return _read(path)
     except (OSError, SafetensorError, KeyError, ValueError, TypeError):
-        windows = make_windows(examples, tokenizer, *settings, progress)
+        windows = make_windows(examples, tokenizer, *sizes, progress)
     _write(path, windows)
     return windows
 

@@ -19,23 +19,9 @@ def probabilities(entries: Sequence[dict], threshold: float, temperature: float)
 
     Args: entries: dicts with `score` and `start` (None for ""), as in `Predictions.nbest`.
     """
-    z = np.array([entry["score"] - (threshold if entry["start"] is None else 0.0) for entry in entries])
+    z = np.array(_shifted(entries, threshold))
     weights = np.exp((z - z.max()) / temperature)
     return weights / weights.sum()
-
-
-def fit_temperature(examples: Sequence[Example], predictions: Predictions, threshold: float) -> float:
-    """The temperature under which the confidence in each given answer best predicts whether it is right.
-
-    Least log loss against exact match, over a grid from 0.2 to 20. Above 1 the model was too sure of itself.
-    Optimistic on the examples it was fitted on, though one number has little room for that.
-    """
-    odds, right = _log_odds(examples, predictions, threshold)
-    losses = []
-    for T in TEMPERATURES:
-        confidence = np.clip(_confidence(odds, T), 1e-6, 1 - 1e-6)
-        losses.append(-np.where(right, np.log(confidence), np.log1p(-confidence)).mean())
-    return float(TEMPERATURES[int(np.argmin(losses))])
 
 
 def calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = 15) -> float:
@@ -51,26 +37,41 @@ def calibrate(
     """Temperature and expected calibration error of the answers at `threshold`, confidence against exact match.
 
     Args: temperature: the one to judge, fitted elsewhere; None: fit it on these examples.
+    The fitted one makes the confidence in each given answer best predict whether it is right; above 1 the model was
+    too sure of itself. It is optimistic on these examples, though one number has little room for that.
     Returns temperature, ece_before (temperature 1), ece_after, and, where it was fitted here and there are two
         articles or more, ece_crossfit: each half of the articles at the other half's temperature.
     """
+    log_odds, right = _log_odds(examples, predictions, threshold)
     fitted = temperature is None
     if fitted:
-        temperature = fit_temperature(examples, predictions, threshold)
-    odds, right = _log_odds(examples, predictions, threshold)
+        temperature = _fit(log_odds, right)
     result = {
         "temperature": temperature,
-        "ece_before": calibration_error(_confidence(odds, 1.0), right),
-        "ece_after": calibration_error(_confidence(odds, temperature), right),
+        "ece_before": calibration_error(_confidence(log_odds, 1.0), right),
+        "ece_after": calibration_error(_confidence(log_odds, temperature), right),
     }
     half = article_halves(examples)
     if fitted and half.any() and not half.all():
         confidence = np.zeros(len(examples))
         for this in (half, ~half):
-            other = [example for example, inside in zip(examples, this, strict=True) if not inside]
-            confidence[this] = _confidence(odds[this], fit_temperature(other, predictions, threshold))
+            confidence[this] = _confidence(log_odds[this], _fit(log_odds[~this], right[~this]))
         result["ece_crossfit"] = calibration_error(confidence, right)
     return result
+
+
+def _fit(log_odds: np.ndarray, right: np.ndarray) -> float:
+    """The temperature under which confidence best predicts what is right: least log loss over TEMPERATURES."""
+    losses = []
+    for T in TEMPERATURES:
+        confidence = np.clip(_confidence(log_odds, T), 1e-6, 1 - 1e-6)
+        losses.append(-np.where(right, np.log(confidence), np.log1p(-confidence)).mean())
+    return float(TEMPERATURES[int(np.argmin(losses))])
+
+
+def _shifted(entries: Sequence[dict], threshold: float) -> list[float]:
+    """Scores of a question's n-best list, that of "" less the threshold."""
+    return [entry["score"] - (threshold if entry["start"] is None else 0.0) for entry in entries]
 
 
 def _log_odds(examples: Sequence[Example], predictions: Predictions, threshold: float) -> tuple[np.ndarray, np.ndarray]:
@@ -79,7 +80,7 @@ def _log_odds(examples: Sequence[Example], predictions: Predictions, threshold: 
     lists = [predictions.nbest[example.id] for example in examples]
     scores = np.full((len(lists), max(map(len, lists))), -np.inf)
     for row, entries in zip(scores, lists, strict=True):
-        row[: len(entries)] = [e["score"] - (threshold if e["start"] is None else 0.0) for e in entries]
+        row[: len(entries)] = _shifted(entries, threshold)
     return scores - scores.max(1, keepdims=True), right > 0
 
 

@@ -1,5 +1,6 @@
 """Reader: ask a trained model questions about texts, and get spans, probabilities and honest "no answer"s."""
 
+import json
 import math
 from collections.abc import Callable, Iterable
 
@@ -121,6 +122,24 @@ class Reader:
             elif handle_impossible_answer or len(entries) == 1:
                 answers.append({"score": score, **NO_ANSWER})
         return answers
+
+
+def parse_question(raw: bytes | str) -> dict:
+    """One JSON object with a `question` and a `context`, as a line of a file or a request brings it.
+
+    Raises ValueError when it is none, or when a Reader could not be asked with it.
+    """
+    try:
+        item = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"no JSON: {error}") from error
+    if not isinstance(item, dict):
+        raise ValueError(f"a JSON {type(item).__name__}, expected an object")
+    for name in ("question", "context"):
+        if not isinstance(item.get(name), str):
+            raise ValueError(f"{name!r} is {type(item.get(name)).__name__}, expected a text")
+    _pairs(item["question"], item["context"])
+    return item
 
 
 def _pairs(question: str | list[str], context: str | list[str]) -> tuple[list[str], list[str], bool]:

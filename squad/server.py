@@ -16,6 +16,8 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from squad.reader import parse_question
+
 MAX_BODY = 2_000_000  # bytes; a novel's worth
 MAX_CANDIDATES = 20
 SECONDS_TO_SEND = 10  # that a client has for its whole body
@@ -80,7 +82,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_json(200, self._answer(body))
         except _ClientError as error:
             self.send_error(error.status, str(error))
-        except (TypeError, ValueError) as error:  # the reader's own words on what it was given
+        except ValueError as error:  # what was asked cannot be answered
             self.send_error(400, str(error))
         except (RuntimeError, MemoryError) as error:  # torch's, out of memory for one: this request's, not the server's
             self.send_error(500, f"the model failed: {str(error)[:200]}")
@@ -111,18 +113,10 @@ class _Handler(BaseHTTPRequestHandler):
         return body
 
     def _answer(self, body: bytes) -> dict:
-        try:
-            asked = json.loads(body)
-        except (ValueError, RecursionError) as error:
-            raise _ClientError(400, f"the body is no JSON: {error}") from error
-        if not isinstance(asked, dict):
-            raise _ClientError(400, f"the body is a JSON {type(asked).__name__}, expected an object")
-        for name in ("question", "context"):
-            if not isinstance(asked.get(name), str):
-                raise _ClientError(400, f"{name!r} is {type(asked.get(name)).__name__}, expected a text")
+        asked = parse_question(body)
         top_k = asked.get("top_k", 3)
         if not isinstance(top_k, int) or isinstance(top_k, bool) or not 1 <= top_k <= MAX_CANDIDATES:
-            raise _ClientError(400, f"'top_k' is {str(top_k)[:20]}, expected a whole number from 1 to {MAX_CANDIDATES}")
+            raise ValueError(f"'top_k' is {str(top_k)[:20]}, expected a whole number from 1 to {MAX_CANDIDATES}")
         with self.one_at_a_time:
             answers = self.reader(question=asked["question"], context=asked["context"], top_k=top_k)
         return response(asked["question"], [answers] if top_k == 1 else answers)

@@ -36,8 +36,8 @@ def assert_equal(one, other):
 
 def test_the_second_start_reads_what_the_first_made(source, tokenizer, tmp_path, made):
     examples = read_examples(source)
-    first = cached_windows(source, examples, tokenizer, *SETTINGS, folder=tmp_path)
-    second = cached_windows(source, examples, tokenizer, *SETTINGS, folder=tmp_path)
+    first = cached_windows(source, examples, tokenizer, SETTINGS, folder=tmp_path)
+    second = cached_windows(source, examples, tokenizer, SETTINGS, folder=tmp_path)
     assert len(made) == 1
     assert_equal(first, make_windows(examples, tokenizer, *SETTINGS))
     assert_equal(second, first)
@@ -51,11 +51,11 @@ def test_anything_else_is_made_anew(source, tokenizer, tmp_path, made):
     other_file.write_bytes(source.read_bytes() + b"\n")
     other_tokenizer = Tokenizer.from_str(tokenizer.to_str())
     other_tokenizer.add_tokens(["mistborn"])
-    cached_windows(source, examples, tokenizer, *SETTINGS, folder=tmp_path)
-    cached_windows(other_file, examples, tokenizer, *SETTINGS, folder=tmp_path)
-    cached_windows(source, examples[:5], tokenizer, *SETTINGS, folder=tmp_path)
-    cached_windows(source, examples, other_tokenizer, *SETTINGS, folder=tmp_path)
-    cached_windows(source, examples, tokenizer, 40, 9, 8, folder=tmp_path)
+    cached_windows(source, examples, tokenizer, SETTINGS, folder=tmp_path)
+    cached_windows(other_file, examples, tokenizer, SETTINGS, folder=tmp_path)
+    cached_windows(source, examples[:5], tokenizer, SETTINGS, folder=tmp_path)
+    cached_windows(source, examples, other_tokenizer, SETTINGS, folder=tmp_path)
+    cached_windows(source, examples, tokenizer, (40, 9, 8), folder=tmp_path)
     assert len(made) == 5
     assert len(list(tmp_path.glob("*.safetensors"))) == 5
 
@@ -63,7 +63,7 @@ def test_anything_else_is_made_anew(source, tokenizer, tmp_path, made):
 @pytest.mark.parametrize("damage", ["a byte", "the end", "all", "the header", "another's"])
 def test_a_damaged_file_is_made_anew(source, tokenizer, tmp_path, made, damage):
     examples = read_examples(source)
-    expected = cached_windows(source, examples, tokenizer, *SETTINGS, folder=tmp_path)
+    expected = cached_windows(source, examples, tokenizer, SETTINGS, folder=tmp_path)
     [path] = tmp_path.glob("*.safetensors")
     content = bytearray(path.read_bytes())
     if damage == "a byte":
@@ -75,18 +75,18 @@ def test_a_damaged_file_is_made_anew(source, tokenizer, tmp_path, made, damage):
     elif damage == "the header":
         content = content.replace(b'"max_length', b'"min_length').replace(b"max_length", b"min_length")
     else:
-        cached_windows(source, examples[:5], tokenizer, *SETTINGS, folder=tmp_path / "other")
+        cached_windows(source, examples[:5], tokenizer, SETTINGS, folder=tmp_path / "other")
         content = next((tmp_path / "other").glob("*")).read_bytes().replace(b"sha256", b"sha257")
     path.write_bytes(content)
     before = len(made)
-    assert_equal(cached_windows(source, examples, tokenizer, *SETTINGS, folder=tmp_path), expected)
+    assert_equal(cached_windows(source, examples, tokenizer, SETTINGS, folder=tmp_path), expected)
     assert len(made) == before + 1
-    assert_equal(cached_windows(source, examples, tokenizer, *SETTINGS, folder=tmp_path), expected)
+    assert_equal(cached_windows(source, examples, tokenizer, SETTINGS, folder=tmp_path), expected)
     assert len(made) == before + 1  # and it was mended
 
 
 def test_a_folder_that_cannot_be_written_costs_nothing_but_time(source, tokenizer, tmp_path):
     (tmp_path / "file").touch()
     examples = read_examples(source)
-    windows = cached_windows(source, examples, tokenizer, *SETTINGS, folder=tmp_path / "file")
+    windows = cached_windows(source, examples, tokenizer, SETTINGS, folder=tmp_path / "file")
     assert_equal(windows, make_windows(examples, tokenizer, *SETTINGS))

@@ -168,7 +168,7 @@ def make_run(tiny, tmp_path, *more):
 def gradients_of_step(run, data, rows):
     """The gradients that one training_step hands to the optimizer, and what it returns."""
     seen = {}
-    optimizer = train.make_optimizer(run.model, 0.0)
+    optimizer = minibert.make_optimizer(run.model, 0.0)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     optimizer.register_step_pre_hook(
         lambda *_: seen.update({n: p.grad.clone() for n, p in run.model.named_parameters() if p.grad is not None})
@@ -197,7 +197,7 @@ def test_a_short_last_batch_weighs_each_window_alike(tiny, tmp_path):
 def test_gradients_are_clipped_once_and_after_unscaling(tiny, tmp_path):
     run, data = make_run(tiny, tmp_path, "--max-grad-norm", "0.001", "--batch-size", "2", "--accumulate", "4")
     seen = {}
-    optimizer = train.make_optimizer(run.model, 0.0)
+    optimizer = minibert.make_optimizer(run.model, 0.0)
     optimizer.register_step_pre_hook(
         lambda *_: seen.update({n: p.grad.clone() for n, p in run.model.named_parameters() if p.grad is not None})
     )
@@ -216,18 +216,18 @@ def test_a_loss_that_is_not_finite_names_step_and_questions(tiny, tmp_path, monk
 
 
 def test_schedule_is_a_triangle_that_ends_at_zero():
-    rates = [train.schedule(step, 100, 0.1) for step in range(101)]
+    rates = [minibert.schedule(step, 100, 0.1) for step in range(101)]
     assert rates[0] == pytest.approx(1 / 11)
     assert np.argmax(rates) == 10
     assert rates[10] == 1.0
     assert rates[55] == pytest.approx(0.5)
     assert rates[100] == 0.0
-    assert train.schedule(0, 5, 0.0) == 1.0
+    assert minibert.schedule(0, 5, 0.0) == 1.0
 
 
 def test_only_matrices_decay(model):
     lora.add_lora(model, 2, 4)
-    decayed, kept = train.make_optimizer(model, 0.1).param_groups
+    decayed, kept = minibert.make_optimizer(model, 0.1).param_groups
     assert decayed["weight_decay"] == 0.1
     assert kept["weight_decay"] == 0.0
     assert all(p.dim() == 2 for p in decayed["params"])
