@@ -128,7 +128,7 @@ def work(side: str, pipe) -> None:
     """A side's process: build each setup when it is first asked for, time steps on the rows asked for."""
     tokenizer = minibert.load_tokenizer("minilm")
     examples = squad.read_examples(train.DATA / "train.json.gz")
-    data = train.Data(examples, squad.make_windows(examples, tokenizer))
+    data = squad.Dataset(examples, squad.make_windows(examples, tokenizer))
     build = {"ours": build_ours, "theirs": build_theirs}[side]
     setups = {}
     pipe.send(len(data.windows))
@@ -143,7 +143,7 @@ def work(side: str, pipe) -> None:
         pipe.send(setups[name](np.array(rows)))
 
 
-def build_ours(data: train.Data, precision: str, like_lengths: bool):
+def build_ours(data: squad.Dataset, precision: str, like_lengths: bool):
     """A function rows -> seconds that takes train.py's own steps."""
     import logging
 
@@ -154,7 +154,7 @@ def build_ours(data: train.Data, precision: str, like_lengths: bool):
     model = train.prepare_model(options).train()
     dtype = minibert.choose_precision(precision, torch.device("cpu"))
     minibert.store_frozen_as(dtype, model)
-    run = train.Run(options, Path(options.output), model, torch.device("cpu"), dtype, data, tokenizer=None)
+    run = train.Run(options, Path(options.output), model, torch.device("cpu"), dtype, data, None, minibert.Processes())
     optimizer = minibert.make_optimizer(model, options.weight_decay)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
 
@@ -165,13 +165,13 @@ def build_ours(data: train.Data, precision: str, like_lengths: bool):
         else:
             batches = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
         for batch in batches:
-            train.training_step(run, data, batch, optimizer, scaler, 1e-3)
+            train.training_step(run, model, data, batch, optimizer, scaler, 1e-3)
         return time.perf_counter() - start
 
     return steps
 
 
-def build_theirs(data: train.Data, precision: str, pad_to: int, dropout: float):
+def build_theirs(data: squad.Dataset, precision: str, pad_to: int, dropout: float):
     """A function rows -> seconds: transformers' model, PEFT's adapters, the loop of run_qa_no_trainer.py."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForQuestionAnswering

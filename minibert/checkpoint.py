@@ -38,18 +38,17 @@ def stop_signals() -> Iterator[list[int]]:
 def save_checkpoint(
     folder: str | Path, model: nn.Module, optimizer: Optimizer, scaler: GradScaler, progress: dict
 ) -> None:
-    """Write what trains (`requires_grad`), the optimizer's and scaler's state, torch's random state and `progress`.
+    """Write what trains (`requires_grad`), the optimizer's and scaler's state and `progress`.
 
-    Args: progress: whatever JSON can hold that says where the run is.
+    Args: progress: whatever JSON can hold that says where the run is. Random states are not kept: a caller who
+        seeds each step from its number needs none, and may go on with another number of processes.
     Written beside and renamed: an interrupted save leaves the previous checkpoint whole.
     """
     folder = Path(folder)
     new, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
-    tensors = {"random": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        tensors["random.cuda"] = torch.cuda.get_rng_state()
+    tensors = {}
     for name, parameter in _trainable(model).items():
         tensors[f"model.{name}"] = parameter.detach().contiguous()
         for key, value in optimizer.state.get(parameter, {}).items():
@@ -90,9 +89,6 @@ def load_checkpoint(folder: str | Path, model: nn.Module, optimizer: Optimizer, 
         if moments:
             optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter) for k, v in moments.items()}
     scaler.load_state_dict(state["scaler"])
-    torch.set_rng_state(tensors["random"])
-    if "random.cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["random.cuda"])
     return state["progress"]
 
 

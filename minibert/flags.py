@@ -1,7 +1,10 @@
-"""What the scripts' command lines share: flags made from a dataclass, and how a user's mistake is told."""
+"""What the scripts' command lines share: flags made from a dataclass, its JSON, and how a user's mistake is told."""
 
 import argparse
 import dataclasses
+import json
+import math
+import os
 import sys
 import traceback
 import typing
@@ -10,8 +13,46 @@ from pathlib import Path
 
 
 def option(default, help: str, **more):
-    """A dataclass field: its default, the text that --help shows, and `choices` if there are few."""
+    """A dataclass field: its default, the text that --help shows, `choices` if there are few, or the range of a number.
+
+    A range is any of `least` (itself allowed), `above` and `below` (themselves not).
+    """
     return dataclasses.field(default=default, metadata={"help": help, **more})
+
+
+def check_ranges(options) -> None:
+    """Raises ValueError when a number of this dataclass, made with `option`, is outside its range, or not finite."""
+    for field in dataclasses.fields(options):
+        value, limits = getattr(options, field.name), field.metadata
+        if not isinstance(value, int | float):
+            continue
+        holds = math.isfinite(value) and limits.get("least", -math.inf) <= value < limits.get("below", math.inf)
+        if not (holds and value > limits.get("above", -math.inf)):
+            names = {"least": "at least", "above": "a number above", "below": "below"}
+            expected = " and ".join(f"{text} {limits[name]}" for name, text in names.items() if name in limits)
+            flag = "--" + field.name.replace("_", "-")
+            raise ValueError(f"{flag} is {value}, expected {expected or 'a finite number'}")
+
+
+def saved_options(path: Path, options: type) -> dict:
+    """What `write_json` kept of a dataclass `options`. Raises ValueError when the file is none, or has other fields."""
+    try:
+        values = read_json(path)
+        if not isinstance(values, dict):
+            raise ValueError(f"a JSON {type(values).__name__}")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: not a run's options ({error}), expected the --output of a run") from error
+    if unknown := values.keys() - {field.name for field in dataclasses.fields(options)}:
+        raise ValueError(f"{path}: {', '.join(sorted(unknown))} are no options of this version")
+    return values
+
+
+def read_json(path: Path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_json(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def add_flags(parser: argparse.ArgumentParser, options: type) -> None:
@@ -53,7 +94,9 @@ def run_command(main: Callable[[], int]) -> typing.NoReturn:
     except (ValueError, OSError) as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
-        print(f"{Path(sys.argv[0]).name}: {' '.join(str(error).split())}", file=sys.stderr)
+        name, rank = Path(sys.argv[0]).name, os.environ.get("RANK")  # torchrun's number of this process
+        who = name if rank is None else f"{name} (process {rank})"
+        print(f"{who}: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,11 +1,12 @@
 """SQuAD 2.0: examples, offset alignment, windows, batches, span decoding, metrics and a reader."""
 
 from squad.align import char_to_token_span, token_to_char_span
-from squad.batches import Batch, collate, evaluation_batches, padding_waste, training_batches
+from squad.batches import Batch, collate, equal_shares, evaluation_batches, padding_waste, training_batches
 from squad.cache import cached_windows
 from squad.calibration import calibrate, calibration_error, probabilities
+from squad.dataset import Dataset, load_dataset
 from squad.download import find_squad_v2
-from squad.evaluation import evaluate, predict, results_table, write_results
+from squad.evaluation import evaluate, predict, results_table, search, write_results
 from squad.examples import Answer, DataError, Example, read_examples
 from squad.metrics import (
     bootstrap_interval,
@@ -22,6 +23,7 @@ __all__ = [
     "Answer",
     "Batch",
     "DataError",
+    "Dataset",
     "Example",
     "Predictions",
     "Reader",
@@ -36,9 +38,11 @@ __all__ = [
     "collate",
     "cross_fitted_answers",
     "decode",
+    "equal_shares",
     "evaluate",
     "evaluation_batches",
     "find_squad_v2",
+    "load_dataset",
     "make_windows",
     "official_metrics",
     "padding_waste",
@@ -48,6 +52,7 @@ __all__ = [
     "question_scores",
     "read_examples",
     "results_table",
+    "search",
     "span_loss",
     "token_to_char_span",
     "training_batches",

@@ -23,8 +23,10 @@ class Batch(NamedTuple):
     end_positions: Tensor  # (B,)
     windows: Tensor  # (B,)
 
-    def to(self, device: torch.device | str) -> "Batch":
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
+    def to(self, device: torch.device) -> "Batch":
+        """Copies to a GPU go out of pinned memory, so that nobody waits for them."""
+        pinned = (tensor.pin_memory() for tensor in self) if device.type == "cuda" else self
+        return Batch(*(tensor.to(device, non_blocking=True) for tensor in pinned))
 
 
 def collate(windows: Windows, rows: np.ndarray) -> Batch:
@@ -88,6 +90,20 @@ def evaluation_batches(lengths: np.ndarray, tokens: int) -> list[np.ndarray]:
         batches.append(order[at : at + size])
         at += size
     return batches
+
+
+def equal_shares(lengths: np.ndarray, count: int) -> list[np.ndarray]:
+    """Deal windows to `count` processes: each once, longest first, always to the one with the fewest tokens so far.
+
+    The busiest gets at most the longest window's tokens more than the idlest. Args: lengths (W,), tokens in each.
+    Returns `count` arrays of positions in `lengths`, increasing; some are empty where there are fewer windows.
+    """
+    tokens, shares = [0] * count, [[] for _ in range(count)]
+    for i in np.argsort(-lengths, kind="stable").tolist():
+        least = tokens.index(min(tokens))
+        shares[least].append(i)
+        tokens[least] += int(lengths[i])
+    return [np.array(sorted(share), np.int64) for share in shares]
 
 
 def padding_waste(windows: Windows, batches: list[np.ndarray]) -> float:

@@ -21,7 +21,6 @@ from squad.spans import Predictions, apply_threshold, best_spans, decode
 from squad.windows import Windows
 
 
-@torch.inference_mode()
 def predict(
     model: Callable,
     examples: Sequence[Example],
@@ -31,21 +30,38 @@ def predict(
     n_best: int = 20,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> Predictions:
-    """Run `model(input_ids, token_type_ids, attention_mask)` over all windows and decode its logits.
+    """`search` all windows and `decode` what was found."""
+    rows = np.arange(len(windows))
+    found = search(model, windows, rows, device, max_answer_tokens, n_best, progress)
+    return decode(examples, windows, *found, n_best)
 
+
+@torch.inference_mode()
+def search(
+    model: Callable,
+    windows: Windows,
+    rows: np.ndarray,
+    device: torch.device | str = "cpu",
+    max_answer_tokens: int = 30,
+    n_best: int = 20,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Run `model(input_ids, token_type_ids, attention_mask)` over the windows numbered `rows`, find their best spans.
+
+    Returns scores, firsts, lasts, each (len(rows), n_best), and null (len(rows),): `best_spans`, in the order of rows.
     The caller puts the model in eval mode and opens any autocast. progress: wraps the loop (tqdm, say).
     """
-    W, n = len(windows), n_best
+    W, n, device = len(rows), n_best, torch.device(device)
     scores = np.full((W, n), -np.inf, np.float32)
     firsts, lasts, null = np.zeros((W, n), np.int64), np.zeros((W, n), np.int64), np.zeros(W, np.float32)
-    for rows in progress(evaluation_batches(windows.lengths, tokens_at_once(device))):
-        batch = collate(windows, rows).to(device)
+    for at in progress(evaluation_batches(windows.lengths[rows], tokens_at_once(device))):
+        batch = collate(windows, rows[at]).to(device)
         logits = model(batch.input_ids, batch.token_type_ids, batch.attention_mask)
         found = best_spans(*logits, batch.span_mask, max_answer_tokens, n_best)
-        score, first, last, null[rows] = (tensor.cpu().numpy() for tensor in found)
+        score, first, last, null[at] = (tensor.cpu().numpy() for tensor in found)
         k = score.shape[1]
-        scores[rows, :k], firsts[rows, :k], lasts[rows, :k] = score, first, last
-    return decode(examples, windows, scores, firsts, lasts, null, n_best)
+        scores[at, :k], firsts[at, :k], lasts[at, :k] = score, first, last
+    return scores, firsts, lasts, null
 
 
 def tokens_at_once(device: torch.device | str) -> int:

@@ -24,13 +24,11 @@ def test_round_trip(model, config, tmp_path):
     lora.add_lora(model, 2, 4)
     optimizer, scaler = stepped(model, 3)
     minibert.save_checkpoint(tmp_path / "c", model, optimizer, scaler, {"step": 3})
-    drawn = torch.randn(3)
 
     other = minibert.BertForQuestionAnswering(config)
     lora.add_lora(other, 2, 4)
     other_optimizer, other_scaler = stepped(other, 0)
     assert minibert.load_checkpoint(tmp_path / "c", other, other_optimizer, other_scaler) == {"step": 3}
-    assert torch.equal(torch.randn(3), drawn)
     assert scaler.state_dict() == other_scaler.state_dict()
     pairs = zip(optimizer.param_groups[0]["params"], other_optimizer.param_groups[0]["params"], strict=True)
     for ours, theirs in pairs:

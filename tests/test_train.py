@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import torch
 from conftest import GOLDEN, flags
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import lora
 import minibert
@@ -162,18 +164,20 @@ def make_run(tiny, tmp_path, *more):
     tokenizer = minibert.load_tokenizer(tiny)
     data = train.load_data(options, "train", tokenizer)
     model = train.prepare_model(options)
-    return train.Run(options, tmp_path, model.train(), torch.device("cpu"), torch.float32, data, tokenizer), data
+    alone, cpu = minibert.Processes(), torch.device("cpu")
+    return train.Run(options, tmp_path, model.train(), cpu, torch.float32, data, tokenizer, alone), data
 
 
-def gradients_of_step(run, data, rows):
-    """The gradients that one training_step hands to the optimizer, and what it returns."""
+def gradients_of_step(run, data, rows, model=None):
+    """The gradients that one training_step hands to the optimizer, and what it returns; model: as it takes it."""
     seen = {}
     optimizer = minibert.make_optimizer(run.model, 0.0)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     optimizer.register_step_pre_hook(
         lambda *_: seen.update({n: p.grad.clone() for n, p in run.model.named_parameters() if p.grad is not None})
     )
-    return seen, train.training_step(run, data, rows, optimizer, scaler, 1e-3)
+    loss, norm = train.training_step(run, model or run.model, data, rows, optimizer, scaler, 1e-3)
+    return seen, (float(loss), float(norm))
 
 
 def test_accumulating_4_x_2_equals_1_x_8(tiny, tmp_path):
@@ -202,11 +206,48 @@ def test_gradients_are_clipped_once_and_after_unscaling(tiny, tmp_path):
         lambda *_: seen.update({n: p.grad.clone() for n, p in run.model.named_parameters() if p.grad is not None})
     )
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    _, norm = train.training_step(run, data, np.arange(8), optimizer, scaler, 1e-3)
+    _, norm = train.training_step(run, run.model, data, np.arange(8), optimizer, scaler, 1e-3)
     total = torch.stack([g.norm() for g in seen.values()]).norm().item()
     assert total == pytest.approx(0.001, rel=1e-3)  # clipped scaled gradients would be 1024 times smaller
     _, plain = gradients_of_step(*make_run(tiny, tmp_path, "--max-grad-norm", "1e9"), np.arange(8))
-    assert norm == pytest.approx(plain[1], rel=1e-4)  # the norm reported is the true, unclipped one
+    assert float(norm) == pytest.approx(plain[1], rel=1e-4)  # the norm reported is the true, unclipped one
+
+
+class Waits(TorchDispatchMode):
+    """Notes every operation that brings a value from the device to Python, which on a GPU waits for all before it."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
+            self.seen.append(function)
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_step_waits_for_no_device(tiny, tmp_path):
+    run, data = make_run(tiny, tmp_path, "--dropout", "0.1")
+    optimizer = minibert.make_optimizer(run.model, 0.0)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    with Waits() as waits:
+        loss, _ = train.training_step(run, run.model, data, np.arange(8), optimizer, scaler, 1e-3)
+        assert waits.seen == [torch.ops.aten._local_scalar_dense.default] * len(optimizer.state)  # AdamW's own counters
+        float(loss)
+    assert len(waits.seen) == len(optimizer.state) + 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_step_on_a_gpu_does_not_synchronise(tiny, tmp_path):
+    run, data = make_run(tiny, tmp_path)
+    run = dataclasses.replace(run, device=torch.device("cuda"), model=run.model.cuda())
+    optimizer, scaler = minibert.make_optimizer(run.model, 0.0), torch.amp.GradScaler("cuda", enabled=False)
+    train.training_step(run, run.model, data, np.arange(8), optimizer, scaler, 1e-3)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        train.training_step(run, run.model, data, np.arange(8), optimizer, scaler, 1e-3)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_a_loss_that_is_not_finite_names_step_and_questions(tiny, tmp_path, monkeypatch):
@@ -259,6 +300,7 @@ def test_resume_takes_the_runs_options_and_flags_win(run):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--seed", "1.5"], "argument --seed: invalid int value: '1.5'"),
         (["--epochs=-1"], "--epochs is -1, expected at least 0"),
         (["--learning-rate", "nan"], "--learning-rate is nan, expected a number above 0"),
         (["--dropout", "1"], "--dropout is 1.0, expected at least 0 and below 1"),
@@ -295,3 +337,15 @@ def test_a_resume_that_does_not_fit_leaves_the_run_as_it_was(tiny, tmp_path):
 def test_default_epochs(given, epochs):
     options, _, _ = train.parse_options(given)
     assert options.epochs == epochs
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ here")
+def test_compiled_gives_the_same_losses(tiny, tmp_path):
+    recipe = ("--epochs", "1", "--learning-rate", "0.001")
+    assert train.main(flags(tiny, tmp_path / "plain", *recipe)) == 0
+    # in a process of its own: torch itself uses what it calls deprecated, and here warnings are errors
+    command = [sys.executable, "train.py", *flags(tiny, tmp_path / "compiled", *recipe, "--compile")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    plain, compiled = log_losses(tmp_path / "plain"), log_losses(tmp_path / "compiled")
+    assert [loss for _, loss in compiled] == pytest.approx([loss for _, loss in plain], rel=1e-3)

@@ -1,0 +1,31 @@
+"""What the tests start under torchrun: train.py, with one of its processes made to fail or to get a signal.
+
+python parallel_script.py {plain,signal,fail} STEP train.py's arguments...
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import minibert
+import train
+
+what, at, *arguments = sys.argv[1:]
+original, taken = train.training_step, []
+
+
+def training_step(*args):
+    taken.append(1)
+    if len(taken) == int(at) and os.environ["RANK"] == "1":
+        if what == "signal":
+            os.kill(os.getpid(), signal.SIGTERM)
+        if what == "fail":
+            raise OSError("the disk of this machine is gone")
+    return original(*args)
+
+
+train.training_step = training_step
+minibert.run_command(lambda: train.main(arguments))

@@ -1,0 +1,161 @@
+"""Two processes over gloo: the same gradients, figures and files as one, whatever happens on the way."""
+
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing
+from conftest import flags
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from test_train import gradients_of_step, make_run, read
+
+import minibert
+import squad
+import train
+
+RECIPE = ("--epochs", "3", "--learning-rate", "0.001")
+SCRIPT = Path(__file__).parent / "parallel_script.py"
+
+
+def torchrun(*arguments, what="plain", at=0):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += [str(SCRIPT), what, str(at), *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+
+
+@pytest.fixture(scope="module")
+def alone(tiny, tmp_path_factory):
+    """A finished run of one process. Its rate is low: AdamW makes a step of any gradient, rounding errors included."""
+    folder = tmp_path_factory.mktemp("alone") / "out"
+    assert train.main(flags(tiny, folder, *RECIPE)) == 0
+    return folder
+
+
+def adapter(folder):
+    return load_file(folder / "adapter" / "adapter_model.safetensors")
+
+
+def assert_same_run(folder, other):
+    """The two sum their gradients in another order, so adapters agree to rounding, and figures then exactly."""
+    ours, theirs = adapter(folder), adapter(other)
+    assert ours.keys() == theirs.keys()
+    # softmax does not see the head's bias: its gradient is rounding error, of which AdamW makes steps like any other
+    for key in ours.keys() - {"base_model.model.qa_outputs.bias"}:
+        torch.testing.assert_close(ours[key], theirs[key], rtol=1e-3, atol=1e-4)
+    assert read(folder / "predictions.json") == read(other / "predictions.json")
+    a, b = (read(path / "metrics.json") for path in (folder, other))
+    assert {k: v for k, v in a.items() if k.startswith(("exact", "f1", "HasAns", "NoAns", "total"))} == {
+        k: v for k, v in b.items() if k.startswith(("exact", "f1", "HasAns", "NoAns", "total"))
+    }
+
+
+# ------------------------------------------------------------------------------------ shares of the work
+
+
+@given(st.lists(st.integers(1, 500), max_size=40), st.integers(1, 7))
+def test_shares_hold_everything_once_and_are_even(lengths, count):
+    lengths = np.array(lengths, np.int64)
+    shares = squad.equal_shares(lengths, count)
+    assert len(shares) == count
+    assert sorted(np.concatenate(shares).tolist()) == list(range(len(lengths)))
+    tokens = [int(lengths[share].sum()) for share in shares]
+    assert max(tokens) - min(tokens) <= lengths.max(initial=0)
+
+
+def test_shares_of_like_lengths():
+    assert [s.tolist() for s in squad.equal_shares(np.array([9, 8, 8, 9]), 2)] == [[0, 1], [2, 3]]
+
+
+# ------------------------------------------------------------------------------------ one step
+
+# windows in the step, --batch-size, --accumulate: shares of 4 + 3; two micro-batches against one; a process without any
+STEPS = [(7, 8, 1), (7, 3, 3), (1, 4, 1)]
+
+
+def gradients_in_a_process(rank, port, tiny, folder):
+    """One of two processes: the gradients of each of STEPS, saved."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    with minibert.join_processes(torch.device("cpu")) as (processes, _):
+        for number, (size, *sizes) in enumerate(STEPS):
+            seen, (loss, norm) = one_step(tiny, folder, size, *sizes, processes)
+            loss = processes.sum(torch.tensor(loss))
+            save_file({**seen, "loss": loss, "norm": torch.tensor(norm)}, folder / f"{number}-{rank}.safetensors")
+
+
+def one_step(tiny, folder, size, batch_size, accumulate, processes):
+    run, data = make_run(tiny, folder, "--batch-size", str(batch_size), "--accumulate", str(accumulate))
+    run = dataclasses.replace(run, processes=processes)
+    return gradients_of_step(run, data, np.arange(size), processes.wrap(run.model))
+
+
+def test_gradients_equal_those_of_one_process(tiny, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(gradients_in_a_process, (port, tiny, tmp_path), nprocs=2)
+    for number, (size, *sizes) in enumerate(STEPS):
+        expected, (loss, norm) = one_step(tiny, tmp_path, size, *sizes, minibert.Processes())
+        for rank in range(2):
+            got = load_file(tmp_path / f"{number}-{rank}.safetensors")
+            assert float(got.pop("loss")) == pytest.approx(loss, rel=1e-5)
+            assert float(got.pop("norm")) == pytest.approx(norm, rel=1e-4)
+            assert got.keys() == expected.keys()
+            for name, gradient in got.items():
+                torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6)
+
+
+# ------------------------------------------------------------------------------------ whole runs
+
+
+def test_two_processes_end_where_one_does(alone, tiny, tmp_path):
+    arguments = flags(tiny, tmp_path / "two", *RECIPE)
+    done = torchrun(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("2 processes") == 1  # one of them talks
+    assert done.stdout.count("cross-fitted threshold") == 1
+    assert_same_run(tmp_path / "two", alone)
+    lines = [[json.loads(x) for x in (f / "log.jsonl").read_text().splitlines()] for f in (tmp_path / "two", alone)]
+    steps = [[(x["step"], x["epoch"]) for x in log] for log in lines]
+    assert steps[0] == steps[1]
+    losses = [[x["loss"] for x in log if "loss" in x] for log in lines]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_from_one_process_to_two_and_back(alone, tiny, tmp_path, monkeypatch):
+    cut, original, steps = tmp_path / "cut", train.training_step, []
+
+    def interrupted(*args):
+        steps.append(1)
+        if len(steps) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "training_step", interrupted)
+        assert train.main(flags(tiny, cut, *RECIPE)) == 143
+    # the signal reaches one process; both stop after the same step, 3 further on
+    done = torchrun("--resume", str(cut), what="signal", at=3)
+    assert done.returncode != 0
+    assert f"go on with: python train.py --resume {cut}" in done.stderr
+    assert read(cut / "checkpoint" / "state.json")["progress"]["step"] == 7
+    assert train.main(["--resume", str(cut)]) == 0
+    assert_same_run(cut, alone)
+
+
+def test_a_process_that_fails_ends_the_job_and_says_why(tiny, tmp_path):
+    done = torchrun(*flags(tiny, tmp_path / "run", "--epochs", "1000"), what="fail", at=3)
+    assert done.returncode != 0
+    assert "(process 1): the disk of this machine is gone" in done.stderr
