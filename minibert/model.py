@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minibert.config import BertConfig
+from minibert.dropout import Dropout, dropout
 
 
 class BertForQuestionAnswering(nn.Module):
@@ -71,7 +72,7 @@ class Embeddings(nn.Module):
         self.position = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.token_type = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
         """Two (B, T) integer tensors -> (B, T, H). Raises ValueError when T exceeds the positions there are."""
@@ -105,7 +106,7 @@ class Layer(nn.Module):
         self.activation = F.gelu if config.hidden_act == "gelu" else F.relu
         self.output = nn.Linear(I, H)
         self.output_norm = nn.LayerNorm(H, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x (B, T, H), mask (B, 1, 1, T) bool -> (B, T, H)."""
@@ -121,21 +122,21 @@ class Layer(nn.Module):
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, T, H) -> (B, N, T, D)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, p: float) -> Tensor:
     """softmax(q k^T / sqrt(D)) v, each query over the keys that `mask` allows (Vaswani et al. 2017, eq. 1).
 
-    Args: q, k, v (B, N, T, D); mask (B, 1, 1, T) bool; dropout, the share of weights set to zero.
+    Args: q, k, v (B, N, T, D); mask (B, 1, 1, T) bool; p, the share of weights that dropout sets to zero.
     Returns: (B, N, T, D).
 
     On a CPU the product is written out where gradients are needed, as the fused kernel's backward is several
     times slower than plain matrix operations, and in bfloat16, where its forward is too (docs/log.md).
     """
     if q.device.type == "cpu" and (q.requires_grad or q.dtype == torch.bfloat16):
-        return written_out_attention(q, k, v, mask, dropout)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        return written_out_attention(q, k, v, mask, p)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
 
 
-def written_out_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float) -> Tensor:
+def written_out_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, p: float) -> Tensor:
     """`attention`, one operation a line: the oracle of the fused kernel, and faster on a CPU."""
     B, N, _, D = q.shape
     # -inf, not -1e9, which overflows float16. The product adds this bias and scales by itself, in one pass.
@@ -143,5 +144,5 @@ def written_out_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout
     bias = bias.expand(B, N, 1, -1).flatten(0, 1)  # (B N, 1, T)
     q, k, v = (t.flatten(0, 1) for t in (q, k, v))  # (B, N, T, D) -> (B N, T, D)
     scores = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=1 / math.sqrt(D))  # (B N, T, T)
-    a = F.dropout(scores.softmax(-1), dropout) @ v
+    a = dropout(scores.softmax(-1), p) @ v
     return a.unflatten(0, (B, N))

@@ -94,7 +94,7 @@ def decode(
     score, owner = scores[window, column], windows.example[window]
     chars = windows.char_spans(window, firsts[window, column], lasts[window, column])
     order = np.lexsort((-score, owner))  # by example, best first
-    score, chars = score[order].tolist(), chars[order].tolist()
+    score, (starts, ends) = score[order].tolist(), chars[order].T.tolist()
     rows = np.searchsorted(owner[order], np.arange(E + 1)).tolist()
 
     answers, null_odds, nbest = {}, {}, {}
@@ -103,7 +103,7 @@ def decode(
         for at in range(rows[i], rows[i + 1]):
             if len(found) == n_best:
                 break
-            start, end = chars[at]
+            start, end = starts[at], ends[at]
             text = example.context[start:end]
             found.setdefault(text, {"text": text, "score": score[at], "start": start, "end": end})
         best = next(iter(found.values()), {"text": "", "score": float(null_score[i]) - CERTAIN})
@@ -124,4 +124,6 @@ def _with_probabilities(entries: list[dict]) -> list[dict]:
     entries.sort(key=lambda entry: -entry["score"])
     weights = [math.exp(entry["score"] - entries[0]["score"]) for entry in entries]
     total = sum(weights)
-    return [{**entry, "probability": weight / total} for entry, weight in zip(entries, weights, strict=True)]
+    for entry, weight in zip(entries, weights, strict=True):
+        entry["probability"] = weight / total
+    return entries
