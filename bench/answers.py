@@ -35,8 +35,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--questions", type=int, default=500)
     options = parser.parse_args()
+    found = measure(options.rounds, options.questions)
+    print(f"\n{torch.get_num_threads()} threads, torch {torch.__version__}; medians: "
+          f"transformers {found['transformers']:.1f}/s, minibert {found['minibert']:.1f}/s")  # fmt: skip
+    ratio = found["minibert"] / found["transformers"]
+    print(f"ratio {ratio:.2f}; the same best span for {found['same']:.1%} (bf16 rounds)")
+    print(f"one question on one paragraph, minibert: median {found['p50']:.1f} ms, 95% under {found['p95']:.1f} ms")
+
+
+def measure(rounds: int, count: int) -> dict[str, float]:
+    """Medians: questions a second of both sides, the share of same answers, milliseconds for one question."""
     examples = squad.read_examples(DATA / "dev.json.gz")
-    order = np.random.default_rng(0).permutation(len(examples))[: options.questions]
+    order = np.random.default_rng(0).permutation(len(examples))[:count]
     questions, contexts = [examples[i].question for i in order], [examples[i].context for i in order]
     context = multiprocessing.get_context("spawn")
     pipes = {}
@@ -45,24 +55,20 @@ def main() -> None:
         context.Process(target=work, args=(name, end), daemon=True).start()
         end.close()
     speeds, answers = defaultdict(list), {}
-    for number in range(options.rounds + 1):
+    for number in range(rounds + 1):
         for name, pipe in pipes.items():
             pipe.send((questions, contexts))
             answers[name], seconds = pipe.recv()
             if number:  # round 0 warms up
                 speeds[name].append(len(questions) / seconds)
                 print(f"round {number}  {name:12} {speeds[name][-1]:6.1f} questions/s", flush=True)
-    medians = {name: statistics.median(values) for name, values in speeds.items()}
-    same = np.mean([a == b for a, b in zip(*answers.values(), strict=True)])
-    print(f"\n{torch.get_num_threads()} threads, torch {torch.__version__}; medians: " + ", ".join(
-        f"{name} {value:.1f}/s" for name, value in medians.items()))  # fmt: skip
-    print(f"ratio {medians['minibert'] / medians['transformers']:.2f}; the same best span for {same:.1%} (bf16 rounds)")
     times = []
-    for question, context in zip(questions[:200], contexts[:200], strict=True):
-        pipes["minibert"].send(([question], [context]))
+    for question, text in zip(questions[:200], contexts[:200], strict=True):
+        pipes["minibert"].send(([question], [text]))
         times.append(1000 * pipes["minibert"].recv()[1])
-    p50, p95 = np.percentile(times, [50, 95])
-    print(f"one question on one paragraph, minibert: median {p50:.1f} ms, 95% under {p95:.1f} ms")
+    p50, p95 = (float(x) for x in np.percentile(times, [50, 95]))
+    same = float(np.mean([a == b for a, b in zip(*answers.values(), strict=True)]))
+    return {name: statistics.median(values) for name, values in speeds.items()} | {"same": same, "p50": p50, "p95": p95}
 
 
 def work(name: str, pipe) -> None:

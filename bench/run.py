@@ -1,0 +1,148 @@
+"""Every speed that this project promises, measured here and now, beside its goal.
+
+    pip install -e '.[bench]' && python bench/run.py                     about 45 minutes on 2 cores; leave them alone
+    python bench/run.py --quick                                          a few minutes, rougher
+    python bench/run.py --device cuda                                    on a GPU: bert-base against transformers + PEFT
+
+Both sides of a comparison take turns on the same questions of data/, medians are reported, and the matrix speed that
+the machine reaches in the same minutes stands beside them. Writes bench/results/NAME.json and NAME.md.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import minibert
+from bench import answers, others
+from bench.machine import describe, matrix_peak
+from bench.sides import BERT_BASE, Setup, Worker, load_windows, random_bert_base, training_flops
+from bench.table import markdown, row, write
+
+RUN_QA = {"precision": "fp32", "pad_to": 384, "dropout": 0.1}
+# label, ours, theirs
+CPU_ROWS = [
+    ("ours by default, against run_qa's default (float32, padded to 384, dropout 0.1)", {}, RUN_QA),
+    ("ours by default, against bf16, dynamic padding, dropout 0.1", {}, {"dropout": 0.1}),
+    ("like for like: no dropout on either side, bf16, dynamic padding", {}, {}),
+    ("like for like: dropout 0.1 everywhere, bf16, dynamic padding", {"dropout": 0.1}, {"dropout": 0.1}),
+]
+GPU_ROWS = [
+    ("dropout 0.1 on both sides, bf16, dynamic padding", {"dropout": 0.1}, {"dropout": 0.1}),
+    ("dropout 0.1 on both sides, bf16, theirs padded to 384", {"dropout": 0.1}, {"dropout": 0.1, "pad_to": 384}),
+]
+GOALS = {"minilm": (15, 10, 4, 5), "bert-base": (8, 6, 2.5, 4), "gpu": (2, 4)}
+PEAK_GOALS = {"minilm": 0.30, "bert-base": 0.45}
+MEMORY_GOALS = {"minilm": 0.3, "gpu": 0.6}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what the training rows run on")
+    parser.add_argument("--quick", action="store_true", help="one round each, no growth of work")
+    parser.add_argument("--uqa", metavar="FILE", help="SQuAD file to tokenise, such as UQA's train set of 145 MB")
+    parser.add_argument("--only", metavar="PART", help="one of: " + ", ".join(parts("cpu")))
+    parser.add_argument("--output", default=str(Path(__file__).parent / "results"), help="folder (bench/results)")
+    options = parser.parse_args()
+    device = minibert.choose_device(options.device)
+    todo = parts(options.device)
+    if options.only and options.only not in todo:
+        parser.error(f"--only {options.only}: expected one of {', '.join(todo)}")
+    report = {"machine": describe(device), "date": time.strftime("%Y-%m-%d"), "rows": []}
+    for name, part in todo.items():
+        if options.only in (None, name):
+            print(f"\n== {name}", flush=True)
+            report["rows"] += part(options)
+            write(report, Path(options.output), options.device)
+    print("\n" + markdown(report))
+
+
+def parts(device: str) -> dict:
+    """Name -> the function that measures it: options -> rows."""
+    if device == "cuda":
+        return {"gpu": lambda options: training("gpu", options)}
+    return {
+        "minilm": lambda options: training("minilm", options),
+        "bert-base": lambda options: training("bert-base", options),
+        "evaluation": evaluation,
+        "tokenise": lambda options: others.tokenise(options.uqa),
+        "decode": lambda options: others.decode(),
+        "start": lambda options: others.start(),
+        "growth": lambda options: [] if options.quick else others.growth(),
+    }
+
+
+def training(name: str, options) -> list[dict]:
+    """The rows of one model: speeds of both sides in turn, the share of the matrix peak, memory."""
+    on_gpu = name == "gpu"
+    with tempfile.TemporaryDirectory() as folder:
+        model = "minilm" if name == "minilm" else str(random_bert_base(Path(folder)))
+        shared = {"model": model, "device": "cuda" if on_gpu else "cpu", "batch": 32 if on_gpu else 16}
+        pairs = [
+            (Setup("ours", **shared, **ours), Setup("theirs", **shared, **theirs))
+            for _, ours, theirs in (GPU_ROWS if on_gpu else CPU_ROWS)
+        ]
+        setups = list(dict.fromkeys(setup for pair in pairs for setup in pair))
+        rounds = 1 if options.quick else 5 if on_gpu or name == "minilm" else 3
+        steps = 40 if on_gpu else 6 if name == "minilm" else 2
+        speeds, shares, memory = measure(setups, rounds, steps, name)
+    rows, table = [], GPU_ROWS if on_gpu else CPU_ROWS
+    for (label, _, _), goal, (ours, theirs) in zip(table, GOALS[name], pairs, strict=True):
+        a, b = statistics.median(speeds[ours]), statistics.median(speeds[theirs])
+        value = f"{a / b:.1f} x ({a:.1f} against {b:.1f} questions/s)"
+        rows.append(row(f"training {name}, {label}", f"{goal} x", value, a / b >= goal, ours=a, theirs=b))
+    share, goal = statistics.median(shares), PEAK_GOALS.get(name)
+    label = f"training {name}, ours by default: share of the bf16 matrix peak, real tokens only"
+    met = None if goal is None else share >= goal
+    rows.append(row(label, f"{goal:.0%}" if goal else "-", f"{share:.0%}", met, share=share))
+    for (label, _, _), (ours, theirs) in zip(table, pairs, strict=True):
+        a, b, limit = memory[ours] / 2**30, memory[theirs] / 2**30, MEMORY_GOALS.get(name)
+        met = None if limit is None else a / b <= limit
+        value = f"{a / b:.2f} of theirs ({a:.2f} against {b:.2f} GiB)"
+        rows.append(row(f"peak memory {name}, {label}", str(limit or "-"), value, met, ours=a, theirs=b))
+    return rows
+
+
+def measure(setups: list[Setup], rounds: int, steps: int, name: str) -> tuple[dict, list[float], dict]:
+    """Setup -> questions a second, one figure a round; the first setup's share of the matrix peak; setup -> bytes."""
+    data = load_windows()
+    config = minibert.BertConfig(**BERT_BASE) if name != "minilm" else minibert.load_pretrained("minilm").config
+    workers = {setup: Worker(setup) for setup in setups}
+    speeds, shares, memory = {setup: [] for setup in setups}, [], {}
+    device = torch.device(setups[0].device)
+    for number in range(rounds + 1):
+        count = (steps if number else 1) * setups[0].batch
+        rows = np.random.default_rng(number).permutation(len(data.windows))[:count].tolist()
+        peak = matrix_peak(device)
+        for setup, worker in workers.items():
+            seconds, memory[setup] = worker.train(rows)
+            speed = len(rows) / seconds
+            if number:  # round 0 warms up
+                speeds[setup].append(speed)
+                print(f"round {number}  {speed:7.2f} questions/s  {setup}", flush=True)
+            if number and setup is setups[0]:
+                flops = training_flops(config, data.windows.lengths[rows]) / len(rows)
+                shares.append(flops * speed / peak)
+                print(f"round {number}  {peak / 1e9:.0f} GFLOP/s peak, {shares[-1]:.0%} of it reached", flush=True)
+    for worker in workers.values():
+        worker.close()
+    return speeds, shares, memory
+
+
+def evaluation(options) -> list[dict]:
+    found = answers.measure(1 if options.quick else 5, 500)
+    ratio = found["minibert"] / found["transformers"]
+    value = f"{ratio:.1f} x ({found['minibert']:.0f} against {found['transformers']:.0f} questions/s)"
+    label = "evaluating 500 dev questions, text to answers, against transformers bf16, dynamic, top-20 search"
+    return [row(label, "5 x", value, ratio >= 5, **found)]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""The two sides of a training comparison: train.py's own step, and transformers + PEFT in the loop of run_qa.
+
+Each side works in a process of its own, so that neither profits from the other's settings; while one works the other
+waits. Both train the same windows with LoRA rank 8 on query and value, AdamW and clipping.
+"""
+
+import logging
+import multiprocessing
+import resource
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import minibert
+import squad
+import train
+from bench.machine import wait
+
+BERT_BASE = {
+    "vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
+    "intermediate_size": 3072, "max_position_embeddings": 512,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What one figure is measured with. pad_to 0: to the longest of the batch. like_lengths: ours only."""
+
+    side: str
+    model: str = "minilm"
+    batch: int = 16
+    precision: str = "bf16"
+    dropout: float = 0.0
+    pad_to: int = 0
+    like_lengths: bool = True
+    device: str = "cpu"
+
+
+class Worker:
+    """A process that trains one setup when asked to; `close` ends it."""
+
+    def __init__(self, setup: Setup):
+        context = multiprocessing.get_context("spawn")
+        self.pipe, end = context.Pipe()
+        self.process = context.Process(target=work, args=(asdict(setup), end), daemon=True)
+        self.process.start()
+        end.close()  # so that the worker sees the end of the pipe when this process is gone
+
+    def train(self, rows: list[int]) -> tuple[float, int]:
+        """Seconds for one pass over these windows, and the most bytes ever held: on a GPU by tensors, else by all."""
+        self.pipe.send(rows)
+        return self.pipe.recv()
+
+    def close(self) -> None:
+        self.pipe.close()
+        self.process.join()
+
+
+def work(setup: dict, pipe) -> None:
+    """What a Worker's process does: build, take the longest batch for all the memory it needs, obey."""
+    setup = Setup(**setup)
+    data, device = load_windows(), torch.device(setup.device)
+    build = {"ours": build_ours, "theirs": build_theirs}[setup.side]
+    steps = build(data, setup, device)
+    steps(np.argsort(-data.windows.lengths)[: setup.batch])
+    while True:
+        try:
+            rows = pipe.recv()
+        except EOFError:
+            return
+        wait(device)
+        start = time.perf_counter()
+        steps(np.array(rows, np.int64))
+        wait(device)
+        seconds = time.perf_counter() - start
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        pipe.send((seconds, torch.cuda.max_memory_allocated() if device.type == "cuda" else peak))
+
+
+def load_windows() -> squad.Dataset:
+    return squad.load_dataset(train.DATA / "train.json.gz", minibert.load_tokenizer("minilm"))
+
+
+def random_bert_base(folder: Path) -> Path:
+    """A checkpoint of bert-base's shape with random weights, with MiniLM's tokenizer, which has BERT's vocabulary."""
+    torch.manual_seed(0)
+    minibert.save_pretrained(minibert.BertForQuestionAnswering(minibert.BertConfig(**BERT_BASE)), folder)
+    minibert.load_tokenizer("minilm").save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def build_ours(data: squad.Dataset, setup: Setup, device: torch.device):
+    """A function of window numbers that takes train.py's own steps."""
+    logging.getLogger("minibert").setLevel(logging.ERROR)
+    flags = ["--model", setup.model, "--lora-targets", "attention", "--precision", setup.precision]
+    flags += ["--batch-size", str(setup.batch), "--dropout", str(setup.dropout), "--output", tempfile.gettempdir()]
+    options, _, _ = train.parse_options(flags)
+    minibert.keep_freed_memory()
+    model = train.prepare_model(options).train().to(device)
+    dtype = minibert.choose_precision(setup.precision, device)
+    minibert.store_frozen_as(dtype, model)
+    run = train.Run(options, Path(options.output), model, device, dtype, data, None, minibert.Processes())
+    optimizer = minibert.make_optimizer(model, options.weight_decay)
+    scaler = torch.amp.GradScaler(device.type, enabled=False)
+
+    def steps(rows: np.ndarray) -> None:
+        lengths = data.windows.lengths[rows]
+        if setup.like_lengths:
+            batches = [rows[b] for b in squad.training_batches(lengths, setup.batch, 0, 0)]
+        else:
+            batches = [rows[at : at + setup.batch] for at in range(0, len(rows), setup.batch)]
+        for batch in batches:
+            train.training_step(run, model, data, batch, optimizer, scaler, 1e-3)
+
+    return steps
+
+
+def build_theirs(data: squad.Dataset, setup: Setup, device: torch.device):
+    """A function of window numbers: transformers' model, PEFT's adapters, the loop of run_qa_no_trainer.py."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForQuestionAnswering
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    folder = minibert.find_model(setup.model)
+    rates = {"hidden_dropout_prob": setup.dropout, "attention_probs_dropout_prob": setup.dropout}
+    model = AutoModelForQuestionAnswering.from_pretrained(folder, **rates)
+    config = LoraConfig(task_type="QUESTION_ANS", r=8, lora_alpha=16, target_modules=["query", "value"])
+    model = get_peft_model(model, config).train().to(device)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-3)
+
+    def steps(rows: np.ndarray) -> None:
+        for at in range(0, len(rows), setup.batch):
+            batch = squad.collate(data.windows, rows[at : at + setup.batch])
+            # to the longest exactly, not to a multiple as ours are, and then to pad_to
+            T = int(batch.attention_mask.sum(1).max())
+            padding = (0, max(0, setup.pad_to - T))
+            inputs = [torch.nn.functional.pad(x[:, :T], padding).to(device) for x in batch[:3]]
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=setup.precision == "bf16"):
+                loss = model(
+                    input_ids=inputs[0], token_type_ids=inputs[1], attention_mask=inputs[2],
+                    start_positions=batch.start_positions.to(device), end_positions=batch.end_positions.to(device),
+                ).loss  # fmt: skip
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return steps
+
+
+def training_flops(config: minibert.BertConfig, lengths: np.ndarray, rank: int = 8) -> float:
+    """FLOPs of one training pass over windows of these lengths: real tokens only, LoRA on query and value.
+
+    A product costs 2 FLOPs per weight and token forward, and as much for its input's gradient; the frozen
+    weights' own gradients are not computed. Below the first adapter no gradient is needed: layer 0's query, key
+    and value get none for their inputs. Scores and weighted sums cost 4 T H a token, and twice that backward.
+    """
+    H, I, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    tokens, squares = float(lengths.sum()), float((lengths.astype(float) ** 2).sum())
+    linears = 2 * (4 * H * H + 2 * H * I) * tokens
+    inputs = linears * layers - 2 * 3 * H * H * tokens  # gradients of the inputs
+    adapters = 2 * 2 * (2 * rank * H) * tokens  # A and B of two linears
+    return linears * layers + inputs + 3 * layers * adapters + 3 * layers * 4 * H * squares
