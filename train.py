@@ -315,8 +315,10 @@ def training_step(run: Run, model, train: squad.Dataset, rows: np.ndarray, optim
     """
     processes = run.processes
     mine = rows[squad.equal_shares(train.windows.lengths[rows], processes.size)[processes.rank]]
-    # micro-batches of batch_size, each weighted by its share: the gradient is that of all rows at once
-    micros = np.array_split(mine, math.ceil(len(mine) / run.options.batch_size)) if len(mine) else [rows[:1]]
+    tokens = 4096 if run.device.type == "cpu" else 32_768  # in a pass: bounds the memory that it takes
+    # each pass is weighted by its share: the gradient is that of all rows at once
+    passes = squad.forward_passes(train.windows.lengths[mine], run.options.batch_size, tokens) if len(mine) else []
+    micros = [mine[at] for at in passes] or [rows[:1]]
     loss = torch.zeros((), device=run.device)
     for i, micro in enumerate(micros):
         batch = squad.collate(train.windows, micro).to(run.device)

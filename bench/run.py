@@ -40,7 +40,7 @@ GPU_ROWS = [
 ]
 GOALS = {"minilm": (15, 10, 4, 5), "bert-base": (8, 6, 2.5, 4), "gpu": (2, 4)}
 PEAK_GOALS = {"minilm": 0.30, "bert-base": 0.45}
-MEMORY_GOALS = {"minilm": 0.3, "gpu": 0.6}
+MEMORY_GOALS = {"minilm": 0.3, "gpu": 0.6}  # of theirs as they are shipped, with dropout
 
 
 def main() -> None:
@@ -103,7 +103,8 @@ def training(name: str, options) -> list[dict]:
     met = None if goal is None else share >= goal
     rows.append(row(label, f"{goal:.0%}" if goal else "-", f"{share:.0%}", met, share=share))
     for (label, _, _), (ours, theirs) in zip(table, pairs, strict=True):
-        a, b, limit = memory[ours] / 2**30, memory[theirs] / 2**30, MEMORY_GOALS.get(name)
+        a, b = memory[ours] / 2**30, memory[theirs] / 2**30
+        limit = MEMORY_GOALS.get(name) if theirs.dropout == 0.1 and ours is setups[0] else None
         met = None if limit is None else a / b <= limit
         value = f"{a / b:.2f} of theirs ({a:.2f} against {b:.2f} GiB)"
         rows.append(row(f"peak memory {name}, {label}", str(limit or "-"), value, met, ours=a, theirs=b))
@@ -118,8 +119,7 @@ def measure(setups: list[Setup], rounds: int, steps: int, name: str) -> tuple[di
     speeds, shares, memory = {setup: [] for setup in setups}, [], {}
     device = torch.device(setups[0].device)
     for number in range(rounds + 1):
-        count = (steps if number else 1) * setups[0].batch
-        rows = np.random.default_rng(number).permutation(len(data.windows))[:count].tolist()
+        rows = np.random.default_rng(number).permutation(len(data.windows))[: steps * setups[0].batch].tolist()
         peak = matrix_peak(device)
         for setup, worker in workers.items():
             seconds, memory[setup] = worker.train(rows)

@@ -49,6 +49,7 @@ class Worker:
         self.process = context.Process(target=work, args=(asdict(setup), end), daemon=True)
         self.process.start()
         end.close()  # so that the worker sees the end of the pipe when this process is gone
+        self.pipe.recv()  # it is ready, and quiet
 
     def train(self, rows: list[int]) -> tuple[float, int]:
         """Seconds for one pass over these windows, and the most bytes ever held: on a GPU by tensors, else by all."""
@@ -67,6 +68,7 @@ def work(setup: dict, pipe) -> None:
     build = {"ours": build_ours, "theirs": build_theirs}[setup.side]
     steps = build(data, setup, device)
     steps(np.argsort(-data.windows.lengths)[: setup.batch])
+    pipe.send(None)
     while True:
         try:
             rows = pipe.recv()

@@ -1,7 +1,15 @@
 """SQuAD 2.0: examples, offset alignment, windows, batches, span decoding, metrics and a reader."""
 
 from squad.align import char_to_token_span, token_to_char_span
-from squad.batches import Batch, collate, equal_shares, evaluation_batches, padding_waste, training_batches
+from squad.batches import (
+    Batch,
+    collate,
+    equal_shares,
+    evaluation_batches,
+    forward_passes,
+    padding_waste,
+    training_batches,
+)
 from squad.cache import cached_windows
 from squad.calibration import calibrate, calibration_error, probabilities
 from squad.dataset import Dataset, load_dataset
@@ -42,6 +50,7 @@ __all__ = [
     "evaluate",
     "evaluation_batches",
     "find_squad_v2",
+    "forward_passes",
     "load_dataset",
     "make_windows",
     "official_metrics",

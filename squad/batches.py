@@ -78,6 +78,17 @@ def training_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int
     return [batches[longest], *batches[:longest], *batches[longest + 1 :]]
 
 
+def forward_passes(lengths: np.ndarray, batch_size: int, tokens: int) -> list[np.ndarray]:
+    """Cut the windows of one step into forward passes, longest first, of like length and equal in number.
+
+    As few as hold at most `batch_size` windows each and, padded, about at most `tokens` tokens.
+    Args: lengths (W,), tokens in each window, W at least 1. Returns arrays of positions in `lengths`.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    count = max(-(-len(order) // batch_size), -(-len(order) * int(lengths.max()) // tokens))
+    return np.array_split(order, min(count, len(order)))
+
+
 def evaluation_batches(lengths: np.ndarray, tokens: int) -> list[np.ndarray]:
     """Every window once, longest first: least padding, and too little memory shows in the first batch.
 

@@ -159,3 +159,21 @@ def test_a_process_that_fails_ends_the_job_and_says_why(tiny, tmp_path):
     done = torchrun(*flags(tiny, tmp_path / "run", "--epochs", "1000"), what="fail", at=3)
     assert done.returncode != 0
     assert "(process 1): the disk of this machine is gone" in done.stderr
+
+
+@given(st.lists(st.integers(1, 500), min_size=1, max_size=40), st.integers(1, 20), st.integers(100, 5000))
+def test_forward_passes_hold_everything_once_and_keep_the_limits(lengths, batch_size, tokens):
+    lengths = np.array(lengths, np.int64)
+    passes = squad.forward_passes(lengths, batch_size, tokens)
+    assert sorted(np.concatenate(passes).tolist()) == list(range(len(lengths)))
+    sizes = [len(rows) for rows in passes]
+    assert 1 <= min(sizes) <= max(sizes) <= min(min(sizes) + 1, batch_size)
+    for rows in passes:  # one window over where the parts are not even
+        assert len(rows) == 1 or (len(rows) - 1) * lengths[rows].max() <= tokens
+    ordered = [lengths[i] for rows in passes for i in rows]
+    assert ordered == sorted(ordered, reverse=True)
+
+
+def test_a_step_is_not_cut_without_need():
+    assert [len(p) for p in squad.forward_passes(np.full(16, 256), 16, 4096)] == [16]
+    assert [len(p) for p in squad.forward_passes(np.full(16, 257), 16, 4096)] == [8, 8]
