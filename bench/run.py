@@ -2,6 +2,7 @@
 
     pip install -e '.[bench]' && python bench/run.py                     about 45 minutes on 2 cores; leave them alone
     python bench/run.py --quick                                          a few minutes, rougher
+    python bench/run.py --only start                                     one part again, the others as they were
     python bench/run.py --device cuda                                    on a GPU: bert-base against transformers + PEFT
 
 Both sides of a comparison take turns on the same questions of data/, medians are reported, and the matrix speed that
@@ -55,13 +56,20 @@ def main() -> None:
     todo = parts(options.device)
     if options.only and options.only not in todo:
         parser.error(f"--only {options.only}: expected one of {', '.join(todo)}")
-    report = {"machine": describe(device), "date": time.strftime("%Y-%m-%d"), "rows": []}
+    file = Path(options.output) / f"{options.device}.json"
+    report = {"machine": describe(device), "parts": earlier(file, describe(device)) if options.only else {}}
     for name, part in todo.items():
         if options.only in (None, name):
             print(f"\n== {name}", flush=True)
-            report["rows"] += part(options)
-            write(report, Path(options.output), options.device)
+            report["parts"][name] = {"date": time.strftime("%Y-%m-%d"), "rows": part(options)}
+            write(report, file)
     print("\n" + markdown(report))
+
+
+def earlier(file: Path, machine: dict) -> dict:
+    """The parts already in `file`, if they were measured on such a machine."""
+    report = minibert.read_json(file) if file.is_file() else {}
+    return report.get("parts", {}) if report.get("machine") == machine else {}
 
 
 def parts(device: str) -> dict:
@@ -90,18 +98,19 @@ def training(name: str, options) -> list[dict]:
             for _, ours, theirs in (GPU_ROWS if on_gpu else CPU_ROWS)
         ]
         setups = list(dict.fromkeys(setup for pair in pairs for setup in pair))
-        rounds = 1 if options.quick else 5 if on_gpu or name == "minilm" else 3
+        rounds = 1 if options.quick else 5 if on_gpu or name == "minilm" else 2
         steps = 40 if on_gpu else 6 if name == "minilm" else 2
-        speeds, shares, memory = measure(setups, rounds, steps, name)
+        speeds, peaks, shares, memory = measure(setups, rounds, steps, name)
     rows, table = [], GPU_ROWS if on_gpu else CPU_ROWS
     for (label, _, _), goal, (ours, theirs) in zip(table, GOALS[name], pairs, strict=True):
         a, b = statistics.median(speeds[ours]), statistics.median(speeds[theirs])
         value = f"{a / b:.1f} x ({a:.1f} against {b:.1f} questions/s)"
         rows.append(row(f"training {name}, {label}", f"{goal} x", value, a / b >= goal, ours=a, theirs=b))
-    share, goal = statistics.median(shares), PEAK_GOALS.get(name)
+    share, peak, goal = statistics.median(shares), statistics.median(peaks), PEAK_GOALS.get(name)
     label = f"training {name}, ours by default: share of the bf16 matrix peak, real tokens only"
     met = None if goal is None else share >= goal
-    rows.append(row(label, f"{goal:.0%}" if goal else "-", f"{share:.0%}", met, share=share))
+    value = f"{share:.0%} of {peak / 1e9:,.0f} GFLOP/s"
+    rows.append(row(label, f"{goal:.0%}" if goal else "-", value, met, share=share, peak=peak))
     for (label, _, _), (ours, theirs) in zip(table, pairs, strict=True):
         a, b = memory[ours] / 2**30, memory[theirs] / 2**30
         limit = MEMORY_GOALS.get(name) if theirs.dropout == 0.1 and ours is setups[0] else None
@@ -111,29 +120,35 @@ def training(name: str, options) -> list[dict]:
     return rows
 
 
-def measure(setups: list[Setup], rounds: int, steps: int, name: str) -> tuple[dict, list[float], dict]:
-    """Setup -> questions a second, one figure a round; the first setup's share of the matrix peak; setup -> bytes."""
+def measure(setups: list[Setup], rounds: int, steps: int, name: str) -> tuple[dict, list, list, dict]:
+    """Setup -> questions a second, a figure a round; matrix peaks, the first setup's shares of them; setup -> bytes."""
     data = load_windows()
     config = minibert.BertConfig(**BERT_BASE) if name != "minilm" else minibert.load_pretrained("minilm").config
-    workers = {setup: Worker(setup) for setup in setups}
-    speeds, shares, memory = {setup: [] for setup in setups}, [], {}
+    workers: dict[Setup, Worker] = {}
+    speeds, peaks, shares, memory = {setup: [] for setup in setups}, [], [], {}
     device = torch.device(setups[0].device)
-    for number in range(rounds + 1):
+    for number in range(name == "bert-base", rounds + 1):
         rows = np.random.default_rng(number).permutation(len(data.windows))[: steps * setups[0].batch].tolist()
         peak = matrix_peak(device)
-        for setup, worker in workers.items():
+        for setup in setups:
+            worker = workers.pop(setup, None) or Worker(setup)
             seconds, memory[setup] = worker.train(rows)
+            if name == "bert-base":  # five of them at once would need more memory than most machines have
+                worker.close()
+            else:
+                workers[setup] = worker
             speed = len(rows) / seconds
-            if number:  # round 0 warms up
+            if number:  # round 0 warms up; bert-base has none, its products take long enough
                 speeds[setup].append(speed)
                 print(f"round {number}  {speed:7.2f} questions/s  {setup}", flush=True)
             if number and setup is setups[0]:
                 flops = training_flops(config, data.windows.lengths[rows]) / len(rows)
+                peaks.append(peak)
                 shares.append(flops * speed / peak)
                 print(f"round {number}  {peak / 1e9:.0f} GFLOP/s peak, {shares[-1]:.0%} of it reached", flush=True)
     for worker in workers.values():
         worker.close()
-    return speeds, shares, memory
+    return speeds, peaks, shares, memory
 
 
 def evaluation(options) -> list[dict]:

@@ -160,13 +160,15 @@ def build_theirs(data: squad.Dataset, setup: Setup, device: torch.device):
 def training_flops(config: minibert.BertConfig, lengths: np.ndarray, rank: int = 8) -> float:
     """FLOPs of one training pass over windows of these lengths: real tokens only, LoRA on query and value.
 
-    A product costs 2 FLOPs per weight and token forward, and as much for its input's gradient; the frozen
-    weights' own gradients are not computed. Below the first adapter no gradient is needed: layer 0's query, key
-    and value get none for their inputs. Scores and weighted sums cost 4 T H a token, and twice that backward.
+    A product costs 2 FLOPs per weight and token forward, as much for its input's gradient, and as much for its
+    weights' if they train. Below the first adapter no gradient is needed: layer 0's query, key and value get none
+    for their input, and its keys none at all. Scores and weighted sums cost 4 T H a token, and twice that backward.
     """
     H, I, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
     tokens, squares = float(lengths.sum()), float((lengths.astype(float) ** 2).sum())
-    linears = 2 * (4 * H * H + 2 * H * I) * tokens
-    inputs = linears * layers - 2 * 3 * H * H * tokens  # gradients of the inputs
-    adapters = 2 * 2 * (2 * rank * H) * tokens  # A and B of two linears
-    return linears * layers + inputs + 3 * layers * adapters + 3 * layers * 4 * H * squares
+    linears = 2 * layers * 2 * (4 * H * H + 2 * H * I) * tokens
+    adapters = 3 * layers * 2 * 2 * (2 * rank * H) * tokens  # A and B of two linears
+    attention = 3 * layers * 4 * H * squares
+    head = 3 * 2 * 2 * H * tokens
+    unneeded = 2 * 3 * H * H * tokens + 2 * (2 * rank * H) * tokens + 2 * H * squares  # in layer 0
+    return linears + adapters + attention + head - unneeded

@@ -14,12 +14,16 @@ def row(work: str, goal: str, measured: str, met: bool | None, **figures) -> dic
 
 def markdown(report: dict) -> str:
     machine = ", ".join(f"{key} {value}" for key, value in report["machine"].items())
-    lines = [f"{report['date']}; {machine}", "", "| work | goal | measured | |", "| --- | --- | --- | --- |"]
-    lines += [f"| {r['work']} | {r['goal']} | {r['measured']} | {MARKS[r['met']]} |" for r in report["rows"]]
+    dates = sorted({part["date"] for part in report["parts"].values()})
+    lines = [f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}; {machine}", ""]
+    lines += ["| work | goal | measured | |", "| --- | --- | --- | --- |"]
+    for part in report["parts"].values():
+        lines += [f"| {r['work']} | {r['goal']} | {r['measured']} | {MARKS[r['met']]} |" for r in part["rows"]]
     return "\n".join(lines)
 
 
-def write(report: dict, folder: Path, name: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    (folder / f"{name}.md").write_text(markdown(report) + "\n", encoding="utf-8")
+def write(report: dict, file: Path) -> None:
+    """As JSON in `file`, as Markdown beside it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    file.with_suffix(".md").write_text(markdown(report) + "\n", encoding="utf-8")

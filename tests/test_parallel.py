@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from test_train import gradients_of_step, make_run, read
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 import minibert
 import squad
@@ -90,15 +91,29 @@ def gradients_in_a_process(rank, port, tiny, folder):
     torch.set_num_threads(1)
     with minibert.join_processes(torch.device("cpu")) as (processes, _):
         for number, (size, *sizes) in enumerate(STEPS):
-            seen, (loss, norm) = one_step(tiny, folder, size, *sizes, processes)
-            loss = processes.sum(torch.tensor(loss))
-            save_file({**seen, "loss": loss, "norm": torch.tensor(norm)}, folder / f"{number}-{rank}.safetensors")
+            sent = []
+            seen, (loss, norm) = one_step(tiny, folder, size, *sizes, processes, sent)
+            results = {
+                "loss": processes.sum(torch.tensor(loss)),
+                "norm": torch.tensor(norm),
+                "sent": torch.tensor(sent),
+            }
+            save_file(seen | results, folder / f"{number}-{rank}.safetensors")
 
 
-def one_step(tiny, folder, size, batch_size, accumulate, processes):
+def one_step(tiny, folder, size, batch_size, accumulate, processes, sent=None):
+    """The gradients and the result of a step; `sent` gets the number of values of each message to the others."""
     run, data = make_run(tiny, folder, "--batch-size", str(batch_size), "--accumulate", str(accumulate))
     run = dataclasses.replace(run, processes=processes)
-    return gradients_of_step(run, data, np.arange(size), processes.wrap(run.model))
+    model = processes.wrap(run.model)
+
+    def counted(group, bucket):
+        sent.append(bucket.buffer().numel())
+        return allreduce_hook(group, bucket)
+
+    if sent is not None:
+        model.register_comm_hook(None, counted)
+    return gradients_of_step(run, data, np.arange(size), model)
 
 
 def test_gradients_equal_those_of_one_process(tiny, tmp_path):
@@ -110,6 +125,8 @@ def test_gradients_equal_those_of_one_process(tiny, tmp_path):
         expected, (loss, norm) = one_step(tiny, tmp_path, size, *sizes, minibert.Processes())
         for rank in range(2):
             got = load_file(tmp_path / f"{number}-{rank}.safetensors")
+            # one message a step, however many passes, with the gradients of what trains and nothing else
+            assert got.pop("sent").tolist() == [sum(gradient.numel() for gradient in expected.values())]
             assert float(got.pop("loss")) == pytest.approx(loss, rel=1e-5)
             assert float(got.pop("norm")) == pytest.approx(norm, rel=1e-4)
             assert got.keys() == expected.keys()
