@@ -110,7 +110,11 @@ def growth() -> list[dict]:
     per_question = [seconds / count for count, seconds in questions.items()]
     spread = max(per_question) / min(per_question) - 1
     value = ", ".join(f"{count:,}: {seconds:.0f} s" for count, seconds in questions.items())
-    rows = [row("training time against questions", "linear", f"{value}; {spread:.0%} apart", spread < 0.1)]
+    rows = [
+        row(
+            "training time against questions", "linear", f"{value}; {spread:.0%} apart", spread < 0.1, seconds=questions
+        )
+    ]
     lengths = {length: _seconds_at(length, device) for length in (128, 256, 384, 512)}
     value = ", ".join(f"{length}: {1000 * s:.1f} ms, {f / 1e9:.1f} GFLOP" for length, (s, f) in lengths.items())
     rows.append(row("training time of a window against its length", "beside its FLOPs", value, None, lengths=lengths))
@@ -149,10 +153,12 @@ def plot(questions: dict, lengths: dict, path: Path) -> None:
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     left.plot([0, *questions], [0, *questions.values()], "o-")
     left.set(xlabel="windows trained on", ylabel="seconds", title="One pass over more data", ylim=0)
+    left.set_xticks([0, *questions], [f"{count:,}" for count in (0, *questions)])
     seconds, flops = zip(*lengths.values(), strict=True)
     rate = flops[0] / seconds[0]
     right.plot([*lengths], [1000 * s for s in seconds], "o-", label="measured")
     right.plot([*lengths], [1000 * f / rate for f in flops], "--", label="its FLOPs at the speed of 128 tokens")
     right.set(xlabel="tokens in the window", ylabel="milliseconds a window", title="Longer windows", ylim=0)
+    right.set_xticks([*lengths])
     right.legend()
     figure.savefig(path, dpi=110)
