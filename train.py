@@ -3,21 +3,17 @@
     python train.py --lora-rank 8                 the default run: MiniLM on the questions in data/
     python train.py --evaluate runs/NAME          score a trained run again, on --dev if given
     python train.py --resume runs/NAME            go on after an interruption
+    python train.py --selfcheck                   prove that it computes right, in half a minute
     torchrun --nproc_per_node=2 train.py ...      the same with several processes: docs/scaling.md
 
-Read it top-down: options, then main() in the order in which things happen.
+Read it top-down, after options.py: main() in the order in which things happen.
 """
 
 import contextlib
-import dataclasses
-import logging
-import math
-import os
 import sys
-import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,125 +24,64 @@ from tqdm import tqdm
 import lora
 import minibert
 import squad
-from minibert import option
+from options import Command, Options, parse_options
+from record import Record, Step
 
 DATA = Path(__file__).parent / "data"
 
 
-@dataclass(frozen=True)
-class Options:
-    """Every knob: flags and --help are made from this, and a run keeps it in config.json."""
-
-    # data
-    train: str = option("excerpt", "SQuAD file to train on, or squad_v2 (the official one), or excerpt (in data/)")
-    dev: str = option("excerpt", "SQuAD file to evaluate on; the same names")
-    max_train_examples: int = option(0, "train on the first N questions only; 0: all", least=0)
-    skip_bad: bool = option(False, "leave out malformed questions instead of stopping at the first")
-    # model
-    model: str = option("minilm", "minilm, a folder, or a hub id such as google-bert/bert-base-uncased")
-    revision: str = option("", "hub commit or tag of the model")
-    dropout: float = option(0.0, "dropout inside BERT; costs time on a CPU", least=0, below=1)
-    # LoRA
-    lora_rank: int = option(8, "r, the rank of the updates; 0 trains every weight instead", least=0)
-    lora_alpha: float = option(16.0, "the updates are scaled by alpha / r", above=0)
-    lora_dropout: float = option(0.0, "dropout on the inputs of the updates", least=0, below=1)
-    lora_targets: str = option("all", "attention (query, value), all (six linears a layer), or names with commas")
-    # windows
-    max_length: int = option(384, "tokens in a window: question, context and three special ones", least=1)
-    window_overlap: int = option(128, "context tokens that neighbouring windows share", least=0)
-    max_question_tokens: int = option(64, "a longer question is cut", least=1)
-    # optimisation
-    epochs: int = option(0, "passes over the training windows; 0: 3, but 2 over the excerpt, for 5 minutes", least=0)
-    batch_size: int = option(16, "windows per forward pass", least=1)
-    accumulate: int = option(1, "forward passes per optimizer step, in all processes together", least=1)
-    learning_rate: float = option(1e-3, "AdamW's at the end of warm-up; about 1e-4 for --lora-rank 0", above=0)
-    weight_decay: float = option(0.01, "AdamW's, on matrices only", least=0)
-    warmup: float = option(0.1, "share of the steps over which the rate rises; then it falls to 0", least=0, below=1)
-    max_grad_norm: float = option(1.0, "gradients are clipped to this norm", above=0)
-    # decoding
-    max_answer_tokens: int = option(30, "longest answer looked for", least=1)
-    n_best: int = option(20, "answers kept per question", least=1)
-    # the run
-    output: str = option("", "folder for everything the run writes; default: runs/<date-time>")
-    eval_every: int = option(0, "evaluate every N steps too, not only after each epoch", least=0)
-    log_every: int = option(100, "steps per line in log.jsonl", least=1)
-    seed: int = option(0, "of every random choice; the same seed gives the same losses on a CPU", least=0)
-    device: str = option("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
-    precision: str = option("auto", "auto: bf16 where native, else fp32", choices=("auto", "fp32", "bf16", "fp16"))
-    compile: bool = option(False, "torch.compile the model: a minute or two before the first step; for GPUs")
-    debug: bool = option(False, "show the traceback of an error")
-
-    def __post_init__(self):
-        minibert.check_ranges(self)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Parse, prepare, train, evaluate, save; returns the exit status."""
-    options, resume, evaluated_run = parse_options(argv)
-    with minibert.join_processes(minibert.choose_device(options.device)) as (processes, device):
-        return work(options, resume, evaluated_run, processes, device)
+    command = parse_options(argv, __doc__.rsplit("\n\n", 1)[0])
+    if command.selfcheck:
+        import selfcheck
+
+        return selfcheck.main()
+    with minibert.join_processes(minibert.choose_device(command.options.device)) as (processes, device):
+        return work(command, processes, device)
 
 
-def work(options: "Options", resume: bool, evaluated_run: Path | None, processes, device: torch.device) -> int:
+def work(command: Command, processes: minibert.Processes, device: torch.device) -> int:
     """What each process does; only the first writes files and talks."""
+    options, evaluated_run = command.options, command.evaluate
     folder = Path(options.output)
     dtype = minibert.choose_precision(options.precision, device)
     minibert.keep_freed_memory()
     torch.manual_seed(options.seed)
 
     tokenizer = minibert.load_tokenizer(options.model, options.revision or None)
-    dev = load_data(options, "dev", tokenizer)
-    train = None if evaluated_run else load_data(options, "train", tokenizer)
-
     model = load_trained(options, evaluated_run) if evaluated_run else prepare_model(options)
     minibert.check_fit(tokenizer, model.config, options.max_length)
+    dev = load_data(options, "dev", tokenizer)
+    train = None if evaluated_run else load_data(options, "train", tokenizer)
+    # before any rounding: another precision is no other model
+    made_from = {} if evaluated_run else fingerprints(model, train)
     minibert.store_frozen_as(dtype, model.to(device))
     if options.compile:
         model.compile(dynamic=True)
     run = Run(options, folder, model, device, dtype, dev, tokenizer, processes)
 
-    if not evaluated_run and not resume and (folder / "config.json").exists():
-        raise ValueError(f"{folder} already holds a run: --resume it, or choose another --output")
-    processes.wait()  # until all have looked
-    if processes.first:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not evaluated_run:
+    with minibert.only_writer(folder) if processes.first else contextlib.nullcontext():
+        if not (evaluated_run or command.resume) and (folder / "config.json").exists():
+            raise ValueError(f"{folder} already holds a run: --resume it, or choose another --output")
+        processes.wait()  # until all have looked
+        if processes.first and not evaluated_run:
             print(startup_table(run, train))
-        if not resume:  # a resumed run's options replace the old ones only once its checkpoint has been found to fit
-            minibert.write_json(folder / "config.json", dataclasses.asdict(options))
-    if evaluated_run:
-        run.evaluate(minibert.read_json(trained_folder(options, evaluated_run) / "qa.json"))
-    elif stopped_by := train_loop(run, train, resume):
-        if processes.first:
-            print(f"stopped; go on with: python train.py --resume {folder}", file=sys.stderr)
-        return 128 + stopped_by
+        if evaluated_run:
+            run.evaluate(minibert.read_json(trained_folder(options, evaluated_run) / "qa.json"))
+        elif stopped_by := train_loop(run, train, made_from, command.resume):
+            if processes.first:
+                print(f"stopped; go on with: python train.py --resume {folder}", file=sys.stderr)
+            return 128 + stopped_by
     if processes.first:
         print(f"\n{squad.results_table(minibert.read_json(folder / 'metrics.json'))}\n\neverything is in {folder}")
         print(f"ask it: python answer.py --model {evaluated_run or folder} --serve")
     return 0
 
 
-def parse_options(argv: list[str] | None) -> tuple[Options, bool, Path | None]:
-    """Command line -> options, whether to resume, the run to evaluate if there is nothing to train.
-
-    --resume and --evaluate take a run's own options from its config.json; flags given beside them win.
-    """
-    parser = minibert.Parser(description=__doc__.rsplit("\n\n", 1)[0])
-    group = parser.add_mutually_exclusive_group()
-    group.add_argument("--resume", metavar="RUN", help="go on with the interrupted run in this folder")
-    group.add_argument("--evaluate", metavar="RUN", help="evaluate the trained run in this folder, train nothing")
-    minibert.add_flags(parser, Options)
-    first = parser.parse_args(argv)
-    run = first.resume or first.evaluate
-    if run:
-        # an evaluation does not overwrite the training's own figures
-        output = run if first.resume else f"{run}/evaluation"
-        parser.set_defaults(**{**minibert.saved_options(Path(run) / "config.json", Options), "output": output})
-    values = vars(parser.parse_args(argv))
-    del values["resume"], values["evaluate"]
-    values["epochs"] = values["epochs"] or (2 if values["train"] == "excerpt" else 3)
-    values["output"] = values["output"] or time.strftime("runs/%Y%m%d-%H%M%S")
-    return Options(**values), bool(first.resume), Path(first.evaluate) if first.evaluate else None
+def fingerprints(model: nn.Module, train: squad.Dataset) -> dict[str, str]:
+    """What a checkpoint is worth nothing without, by name."""
+    return {"model": minibert.fingerprint(model), "data": squad.fingerprint(train.examples, train.windows)}
 
 
 def load_data(options: Options, split: str, tokenizer) -> squad.Dataset:
@@ -168,7 +103,7 @@ def load_data(options: Options, split: str, tokenizer) -> squad.Dataset:
 
 def prepare_model(options: Options) -> nn.Module:
     """The pretrained model, with adapters unless the rank is 0, and the dropout asked for."""
-    model = minibert.load_pretrained(options.model, options.revision or None, options.dropout)
+    model = minibert.load_pretrained(options.model, options.revision or None, options.dropout, head="later")
     if options.lora_rank:
         names = [name.strip() for name in options.lora_targets.split(",")]
         targets = names[0] if len(names) == 1 else names
@@ -180,7 +115,7 @@ def load_trained(options: Options, folder: Path) -> nn.Module:
     """The model that a run saved: base and adapter, or all weights."""
     if not options.lora_rank:
         return minibert.load_pretrained(trained_folder(options, folder))
-    model = minibert.load_pretrained(options.model, options.revision or None)
+    model = minibert.load_pretrained(options.model, options.revision or None, head="later")
     lora.load_adapter(model, trained_folder(options, folder), minibert.checkpoint_names(model.config))
     return model
 
@@ -225,17 +160,20 @@ class Run:
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
-    def evaluate(self, judged_by: dict | None = None) -> dict | None:
+    def evaluate(self, judged_by: dict | None = None, stopped_by: list[int] | None = None) -> dict | None:
         """Predict dev, each process its share; the first writes the predictions and figures and returns the figures.
 
         judged_by: the null_threshold and temperature to use; without it, the best on dev.
+        stopped_by: raises Stopped between two batches once there is something in it, if no other process waits.
         """
         self.model.eval()
         options, dev, processes = self.options, self.dev, self.processes
         shares = squad.equal_shares(dev.windows.lengths, processes.size)
         bar = progress_bar("evaluate", "batch", processes.first)
+        if stopped_by is not None and processes.size == 1:
+            bar = stopping(bar, stopped_by)
         sizes = (options.max_answer_tokens, options.n_best)
-        with self.autocast():
+        with self.autocast(), minibert.explain_out_of_memory("a batch of dev", "lower --max-length"):
             found = squad.search(self.model, dev.windows, shares[processes.rank], self.device, *sizes, bar)
         self.model.train()
         parts = processes.gather(found)
@@ -246,65 +184,84 @@ class Run:
         predictions = squad.decode(dev.examples, dev.windows, *found, options.n_best)
         given = judged_by or {}
         metrics = squad.evaluate(dev.examples, predictions, given.get("null_threshold"), given.get("temperature"))
-        squad.write_results(self.folder, predictions, metrics)
+        with minibert.whole_files(self.folder) as part:
+            squad.write_results(part, predictions, metrics)
         return metrics
 
     def save(self, metrics: dict) -> None:
         """Write what was trained, and beside it what it takes to use it."""
-        options, to = self.options, trained_folder(self.options, self.folder)
-        if options.lora_rank:
-            names = minibert.checkpoint_names(self.model.config)
-            lora.save_adapter(self.model, to, names, options.model, options.revision)
-        else:
-            minibert.save_pretrained(self.model, to)
-            self.tokenizer.save(str(to / "tokenizer.json"))
-        kept = ("max_length", "window_overlap", "max_question_tokens", "max_answer_tokens")
-        tuned = {"null_threshold": metrics["threshold"], "temperature": metrics["calibration"]["temperature"]}
-        minibert.write_json(to / "qa.json", tuned | {name: getattr(options, name) for name in kept})
+        options = self.options
+        with minibert.whole_files(trained_folder(options, self.folder)) as part:
+            if options.lora_rank:
+                names = minibert.checkpoint_names(self.model.config)
+                base = str(Path(options.model).resolve()) if Path(options.model).is_dir() else options.model
+                lora.save_adapter(self.model, part, names, base, options.revision)
+            else:
+                minibert.save_pretrained(self.model, part)
+                self.tokenizer.save(str(part / "tokenizer.json"))
+            kept = ("max_length", "window_overlap", "max_question_tokens", "max_answer_tokens")
+            tuned = {"null_threshold": metrics["threshold"], "temperature": metrics["calibration"]["temperature"]}
+            minibert.write_json(part / "qa.json", tuned | {name: getattr(options, name) for name in kept})
 
 
-def train_loop(run: Run, train: squad.Dataset, resume: bool) -> int:
-    """All steps, evaluations and saves. Returns 0, or the number of the signal that stopped it."""
-    options, lengths, first = run.options, train.windows.lengths, run.processes.first
+class Stopped(Exception):
+    """Ctrl-C or SIGTERM came in the middle of an evaluation."""
+
+
+def train_loop(run: Run, train: squad.Dataset, made_from: dict[str, str], resume: bool) -> int:
+    """All steps, evaluations and saves. Returns 0, or the number of the signal that stopped it.
+
+    made_from: fingerprints of the model and of the training windows, for the checkpoints.
+    """
+    options, lengths, processes = run.options, train.windows.lengths, run.processes
     step_size = options.batch_size * options.accumulate
     per_epoch = len(squad.training_batches(lengths, step_size, options.seed, epoch=0))
     total = per_epoch * options.epochs
     optimizer = minibert.make_optimizer(run.model, options.weight_decay)
     scaler = torch.amp.GradScaler(run.device.type, enabled=run.dtype == torch.float16)
-    checkpoint = run.folder / "checkpoint"
-    start = minibert.load_checkpoint(checkpoint, run.model, optimizer, scaler)["step"] if resume else 0
-    if resume and first:
-        minibert.write_json(run.folder / "config.json", dataclasses.asdict(options))
-    log = minibert.RunLog(run.folder / "log.jsonl" if first else os.devnull, options.log_every)
-    model = run.processes.wrap(run.model.train())
-    patience = 1 if run.device.type == "cpu" else 10  # steps between two looks at the loss: a GPU is not waited for
+    record = Record(run.folder, options, processes, made_from, run.model, optimizer, scaler, resume)
+    model = processes.wrap(run.model.train())
+    # steps between two looks at the loss: a GPU is not waited for, but float16 may skip a step, which has to be known
+    patience = 1 if run.device.type == "cpu" or scaler.is_enabled() else 10
+    start, unread = record.at.step, []
     bar = tqdm(
-        desc="train", total=len(lengths) * options.epochs, initial=start * step_size, unit="q", disable=not first
+        desc="train",
+        total=len(lengths) * options.epochs,
+        initial=start * step_size,
+        unit="q",
+        disable=not processes.first,
     )
-    unread: list[Step] = []
     with minibert.stop_signals() as stopped_by, bar:
-        for step in range(start, total):
+        for step in range(start, total + 1):
+            due = step % per_epoch == 0 or (options.eval_every and step % options.eval_every == 0)
+            evaluates = due and step > record.at.evaluated
+            saves = options.checkpoint_steps and step % options.checkpoint_steps == 0
+            stop = 0
+            if unread and (evaluates or saves or len(unread) == patience or step % options.log_every == 0):
+                record.steps(unread, train, bar)
+                unread.clear()
+                stop = processes.highest(stopped_by[0] if stopped_by else 0, run.device)
+                if evaluates or stop or record.checkpoint_is_due:  # an evaluation may take long: the steps are safe
+                    record.checkpoint()
+            if evaluates and not stop:
+                try:
+                    metrics = run.evaluate(stopped_by=stopped_by)
+                except Stopped:
+                    return stopped_by[0]
+                if metrics:
+                    run.save(metrics)
+                    record.evaluation(step, step / per_epoch, metrics, bar)
+                    record.checkpoint()
+                record.at.evaluated = step
+            if step == total or stop:
+                return stop if step < total or evaluates else 0
             epoch, batch = divmod(step, per_epoch)
             if batch == 0 or step == start:
                 batches = squad.training_batches(lengths, step_size, options.seed, epoch)
-            rate = options.learning_rate * minibert.schedule(step, total, options.warmup)
-            torch.manual_seed(seed_of_step(options.seed, step, run.processes.rank))
+            rate = options.learning_rate * minibert.schedule(step - record.at.skipped, total, options.warmup)
+            torch.manual_seed(seed_of_step(options.seed, step, processes.rank))
             loss, norm = training_step(run, model, train, batches[batch], optimizer, scaler, rate)
-            done = step + 1
-            unread.append(Step(done, done / per_epoch, batches[batch], rate, loss, norm))
-            evaluates = done % per_epoch == 0 or (options.eval_every and done % options.eval_every == 0)
-            if not (evaluates or len(unread) == patience or done % options.log_every == 0):
-                continue
-            report_steps(run, train, unread, log, bar)
-            stop = run.processes.highest(stopped_by[0] if stopped_by else 0, run.device)
-            if evaluates and (metrics := run.evaluate()):
-                report_evaluation(run, unread[-1], metrics, log, bar)
-            unread.clear()
-            if first and (evaluates or stop):
-                minibert.save_checkpoint(checkpoint, run.model, optimizer, scaler, {"step": done})
-            if stop and done < total:
-                return stop
-    return 0
+            unread.append(Step(step + 1, (step + 1) / per_epoch, batches[batch], rate, loss, norm))
 
 
 def training_step(run: Run, model, train: squad.Dataset, rows: np.ndarray, optimizer, scaler, learning_rate: float):
@@ -321,10 +278,12 @@ def training_step(run: Run, model, train: squad.Dataset, rows: np.ndarray, optim
     micros = [mine[at] for at in passes] or [rows[:1]]
     loss = torch.zeros((), device=run.device)
     for i, micro in enumerate(micros):
-        batch = squad.collate(train.windows, micro).to(run.device)
+        batch = squad.collate(train.windows, micro)
         weight = len(micro) / len(rows) if len(mine) else 0.0  # a process without windows still takes part
         last = i == len(micros) - 1
-        with contextlib.nullcontext() if last or processes.size == 1 else model.no_sync():
+        syncs = contextlib.nullcontext() if last or processes.size == 1 else model.no_sync()
+        with explain_memory(batch, run.options), syncs:
+            batch = batch.to(run.device)
             with run.autocast():
                 logits = model(batch.input_ids, batch.token_type_ids, batch.attention_mask)
             part = squad.span_loss(*logits, batch.start_positions, batch.end_positions, batch.span_mask) * weight
@@ -340,39 +299,22 @@ def training_step(run: Run, model, train: squad.Dataset, rows: np.ndarray, optim
     return loss, norm
 
 
-class Step(NamedTuple):
-    """A step that was taken, its loss and norm perhaps still on their way."""
+def stopping(bar: Callable[[Iterable], Iterable], stopped_by: list[int]) -> Callable[[Iterable], Iterable]:
+    """`bar`, but that Stopped is raised between two items once there is something in `stopped_by`."""
 
-    number: int
-    epoch: float
-    rows: np.ndarray
-    learning_rate: float
-    loss: torch.Tensor
-    norm: torch.Tensor
+    def items(of: Iterable) -> Iterator:
+        for item in bar(of):
+            if stopped_by:
+                raise Stopped
+            yield item
 
-
-def report_steps(run: Run, train: squad.Dataset, steps: list[Step], log: minibert.RunLog, bar: tqdm) -> None:
-    """Wait for these steps, log them, move the bar. Raises ValueError when a loss is not finite."""
-    losses = run.processes.sum(torch.stack([step.loss for step in steps])).tolist()
-    for step, loss in zip(steps, losses, strict=True):
-        if not math.isfinite(loss):
-            ids = ", ".join(train.examples[i].id for i in train.windows.example[step.rows])
-            raise ValueError(
-                f"step {step.number}: the loss is {loss} on the questions {ids}; try a lower --learning-rate"
-            )
-        figures = {"epoch": step.epoch, "grad_norm": float(step.norm), "lr": step.learning_rate}
-        log.step(step.number, loss, len(step.rows), **figures)
-        bar.update(len(step.rows))
-    bar.set_postfix(loss=f"{log.loss:.3f}", lr=f"{steps[-1].learning_rate:.1e}", refresh=False)
+    return items
 
 
-def report_evaluation(run: Run, step: Step, metrics: dict, log: minibert.RunLog, bar: tqdm) -> None:
-    """Save what was evaluated, and say how it did."""
-    run.save(metrics)
-    shown = metrics.get("crossfit", metrics)
-    log.write(step=step.number, epoch=step.epoch, exact=shown["exact"], f1=shown["f1"])
-    log.restart()
-    bar.write(f"epoch {step.epoch:.2f}: dev EM {shown['exact']:.2f}, F1 {shown['f1']:.2f}")
+def explain_memory(batch: squad.Batch, options: Options):
+    B, T = batch.input_ids.shape
+    advice = f"lower --batch-size (now {options.batch_size}, raise --accumulate to keep the step) or --max-length"
+    return minibert.explain_out_of_memory(f"a batch of {B} windows of {T} tokens", advice)
 
 
 def seed_of_step(seed: int, step: int, rank: int) -> int:
@@ -390,5 +332,4 @@ def trained_folder(options: Options, folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    logging.getLogger("minibert").setLevel(logging.ERROR)  # the table says whether the head is new
     minibert.run_command(main)

@@ -1,7 +1,7 @@
 """Low-rank adaptation of a model's linear layers, put in from outside, and adapters in PEFT's file layout."""
 
 from lora.adapter import AdapterError, base_of, load_adapter, save_adapter
-from lora.inject import add_lora, freeze, lora_layers, merge, remove_lora, unmerge
+from lora.inject import add_lora, freeze, has_moved, lora_layers, merge, remove_lora, unmerge
 from lora.linear import LoRALinear
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "add_lora",
     "base_of",
     "freeze",
+    "has_moved",
     "load_adapter",
     "lora_layers",
     "merge",

@@ -69,6 +69,11 @@ def lora_layers(model: nn.Module) -> Iterator[tuple[str, LoRALinear]]:
             yield name, module
 
 
+def has_moved(model: nn.Module) -> bool:
+    """Whether any update is no longer what add_lora() put in: B = 0."""
+    return any(bool(layer.lora_B.any()) for _, layer in lora_layers(model))
+
+
 def merge(model: nn.Module) -> None:
     """Merge every LoRALinear of the model: the same outputs, at the base's cost."""
     for _, layer in lora_layers(model):

@@ -1,18 +1,16 @@
 """A BERT encoder written by hand, and its way to and from safetensors checkpoints."""
 
-from minibert.checkpoint import load_checkpoint, save_checkpoint, stop_signals
+from minibert.checkpoint import fingerprint, load_checkpoint, save_checkpoint, stop_signals
 from minibert.config import BertConfig, CheckpointError
-from minibert.flags import (
-    Parser,
-    add_flags,
-    check_ranges,
-    option,
-    read_json,
-    run_command,
-    saved_options,
-    write_json,
+from minibert.files import only_writer, read_json, whole_files, write_json
+from minibert.flags import Parser, add_flags, check_ranges, option, run_command, saved_options
+from minibert.hardware import (
+    choose_device,
+    choose_precision,
+    explain_out_of_memory,
+    keep_freed_memory,
+    store_frozen_as,
 )
-from minibert.hardware import choose_device, choose_precision, keep_freed_memory, store_frozen_as
 from minibert.hub import find_model
 from minibert.model import Bert, BertForQuestionAnswering
 from minibert.optim import make_optimizer, schedule
@@ -35,13 +33,16 @@ __all__ = [
     "checkpoint_names",
     "choose_device",
     "choose_precision",
+    "explain_out_of_memory",
     "find_model",
+    "fingerprint",
     "join_processes",
     "keep_freed_memory",
     "load_checkpoint",
     "load_pretrained",
     "load_tokenizer",
     "make_optimizer",
+    "only_writer",
     "option",
     "read_json",
     "run_command",
@@ -51,5 +52,6 @@ __all__ = [
     "schedule",
     "stop_signals",
     "store_frozen_as",
+    "whole_files",
     "write_json",
 ]

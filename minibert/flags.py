@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import json
 import math
 import os
 import sys
@@ -11,11 +10,13 @@ import typing
 from collections.abc import Callable
 from pathlib import Path
 
+from minibert.files import read_json
+
 
 def option(default, help: str, **more):
     """A dataclass field: its default, the text that --help shows, `choices` if there are few, or the range of a number.
 
-    A range is any of `least` (itself allowed), `above` and `below` (themselves not).
+    A range is any of `least`, `most` (themselves allowed), `above` and `below` (themselves not).
     """
     return dataclasses.field(default=default, metadata={"help": help, **more})
 
@@ -26,33 +27,32 @@ def check_ranges(options) -> None:
         value, limits = getattr(options, field.name), field.metadata
         if not isinstance(value, int | float):
             continue
-        holds = math.isfinite(value) and limits.get("least", -math.inf) <= value < limits.get("below", math.inf)
-        if not (holds and value > limits.get("above", -math.inf)):
-            names = {"least": "at least", "above": "a number above", "below": "below"}
+        holds = math.isfinite(value) and limits.get("least", -math.inf) <= value <= limits.get("most", math.inf)
+        if not (holds and limits.get("above", -math.inf) < value < limits.get("below", math.inf)):
+            names = {"least": "at least", "most": "at most", "above": "a number above", "below": "below"}
             expected = " and ".join(f"{text} {limits[name]}" for name, text in names.items() if name in limits)
             flag = "--" + field.name.replace("_", "-")
             raise ValueError(f"{flag} is {value}, expected {expected or 'a finite number'}")
 
 
 def saved_options(path: Path, options: type) -> dict:
-    """What `write_json` kept of a dataclass `options`. Raises ValueError when the file is none, or has other fields."""
+    """What `write_json` kept of a dataclass `options`, each value of its field's type.
+
+    Raises ValueError when the file is none, or has other fields or values.
+    """
     try:
         values = read_json(path)
         if not isinstance(values, dict):
             raise ValueError(f"a JSON {type(values).__name__}")
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: not a run's options ({error}), expected the --output of a run") from error
+    types = typing.get_type_hints(options)
     if unknown := values.keys() - {field.name for field in dataclasses.fields(options)}:
-        raise ValueError(f"{path}: {', '.join(sorted(unknown))} are no options of this version")
+        raise ValueError(f"{path}: {', '.join(sorted(unknown))[:200]} are no options of this version")
+    for name, value in values.items():
+        if type(value) is not types[name] and not (types[name] is float and type(value) is int):
+            raise ValueError(f"{path}: {name} is {str(value)[:60]!r}, expected {types[name].__name__}")
     return values
-
-
-def read_json(path: Path):
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def write_json(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def add_flags(parser: argparse.ArgumentParser, options: type) -> None:
@@ -87,16 +87,19 @@ class Parser(argparse.ArgumentParser):
 def run_command(main: Callable[[], int]) -> typing.NoReturn:
     """Run a script's main() and exit with what it returns.
 
-    A ValueError or OSError is the user's to mend: one line and status 2, after its traceback with --debug.
+    A ValueError or OSError is the user's to mend, and so is too little memory: one line and status 2, after its
+    traceback with --debug.
     """
     try:
         sys.exit(main())
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
         name, rank = Path(sys.argv[0]).name, os.environ.get("RANK")  # torchrun's number of this process
         who = name if rank is None else f"{name} (process {rank})"
-        print(f"{who}: {' '.join(str(error).split())}", file=sys.stderr)
+        said = "".join(c if c.isprintable() else " " for c in str(error) or type(error).__name__)
+        said = " ".join(said.split())
+        print(f"{who}: {said if len(said) <= 1500 else said[:1500] + ' ...'}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

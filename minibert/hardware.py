@@ -1,7 +1,9 @@
 """What to compute on, and with how many bits."""
 
+import contextlib
 import ctypes
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -67,3 +69,14 @@ def store_frozen_as(dtype: torch.dtype, model: torch.nn.Module) -> None:
     for parameter in model.parameters():
         if not parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)
+
+
+@contextlib.contextmanager
+def explain_out_of_memory(what: str, advice: str) -> Iterator[None]:
+    """Turn PyTorch's error about memory, on any device, into a ValueError that says on `what`, and what to lower."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise ValueError(f"out of memory on {what}: {advice}") from error

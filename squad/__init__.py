@@ -10,7 +10,7 @@ from squad.batches import (
     padding_waste,
     training_batches,
 )
-from squad.cache import cached_windows
+from squad.cache import cached_windows, fingerprint
 from squad.calibration import calibrate, calibration_error, probabilities
 from squad.dataset import Dataset, load_dataset
 from squad.download import find_squad_v2
@@ -50,6 +50,7 @@ __all__ = [
     "evaluate",
     "evaluation_batches",
     "find_squad_v2",
+    "fingerprint",
     "forward_passes",
     "load_dataset",
     "make_windows",

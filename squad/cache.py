@@ -52,16 +52,7 @@ def cached_windows(
 
 def _write(path: Path, windows: Windows) -> None:
     """Does nothing where the disk is full or the folder cannot be written."""
-    arrays, numbers = {}, {}
-    for field in dataclasses.fields(Windows):
-        value = getattr(windows, field.name)
-        if isinstance(value, Ragged):
-            arrays |= {f"{field.name}.values": value.values, f"{field.name}.rows": value.rows}
-        elif isinstance(value, np.ndarray):
-            arrays[field.name] = value
-        else:
-            numbers[field.name] = int(value)
-    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    arrays, numbers = _parts(windows)
     metadata = {"numbers": json.dumps(numbers), "sha256": _digest(arrays, numbers)}
     part = path.with_suffix(f".{os.getpid()}.part")  # renamed when whole: no reader ever sees half of it
     try:
@@ -71,6 +62,25 @@ def _write(path: Path, windows: Windows) -> None:
     except (OSError, SafetensorError):
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+def fingerprint(examples: Sequence[Example], windows: Windows) -> str:
+    """A sha256 of the questions' ids and of their windows: the same for the same data under any name."""
+    return _hash(*(example.id for example in examples), _digest(*_parts(windows)))
+
+
+def _parts(windows: Windows) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """The arrays of Windows by name, and its numbers."""
+    arrays, numbers = {}, {}
+    for field in dataclasses.fields(Windows):
+        value = getattr(windows, field.name)
+        if isinstance(value, Ragged):
+            arrays |= {f"{field.name}.values": value.values, f"{field.name}.rows": value.rows}
+        elif isinstance(value, np.ndarray):
+            arrays[field.name] = value
+        else:
+            numbers[field.name] = int(value)
+    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}, numbers
 
 
 def _read(path: Path) -> Windows:

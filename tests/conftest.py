@@ -21,6 +21,15 @@ settings.load_profile("here")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="the long forms: more kills, more mutations (docs/trust.md)")
+
+
+@pytest.fixture(scope="session")
+def long(request):
+    return request.config.getoption("--long")
+
+
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)

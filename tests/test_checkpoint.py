@@ -1,5 +1,7 @@
 """Training state to a folder and back; train.py's tests resume whole runs with it."""
 
+import re
+
 import pytest
 import torch
 
@@ -38,19 +40,61 @@ def test_round_trip(model, config, tmp_path):
         assert all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_a_save_cut_short_leaves_the_one_before(model, tmp_path, monkeypatch):
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_newest_are_kept(model, tmp_path):
+    optimizer, scaler = stepped(model, 1)
+    for step in (1, 2, 30):
+        minibert.save_checkpoint(tmp_path / "c", model, optimizer, scaler, {"step": step})
+    assert names(tmp_path / "c") == ["00000002.safetensors", "00000030.safetensors"]
+    assert names(tmp_path) == ["c"]
+    assert minibert.load_checkpoint(tmp_path / "c", model, optimizer, scaler) == {"step": 30}
+
+
+DAMAGES = {
+    "cut": lambda raw: raw[: len(raw) // 2],
+    "empty": lambda raw: b"",
+    "a bit of a weight": lambda raw: raw[:-3] + bytes([raw[-3] ^ 1]) + raw[-2:],
+    "a digit of the progress": lambda raw: re.sub(rb"(step[^0-9]{1,20})2", rb"\g<1>3", raw),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_one_is_told_and_the_one_before_is_used(damage, model, tmp_path, caplog):
+    optimizer, scaler = stepped(model, 1)
+    first = model.qa_outputs.bias.detach().clone()
+    for step in (1, 2):
+        minibert.save_checkpoint(tmp_path / "c", model, optimizer, scaler, {"step": step})
+        with torch.no_grad():
+            model.qa_outputs.bias.add_(1)
+    newest = tmp_path / "c" / "00000002.safetensors"
+    broken = DAMAGES[damage](newest.read_bytes())
+    assert broken != newest.read_bytes()
+    newest.write_bytes(broken)
+    assert minibert.load_checkpoint(tmp_path / "c", model, optimizer, scaler) == {"step": 1}
+    assert torch.equal(model.qa_outputs.bias, first)
+    assert f"{newest} is damaged" in caplog.text
+    (tmp_path / "c" / "00000001.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="no readable checkpoint, all 2 are damaged"):
+        minibert.load_checkpoint(tmp_path / "c", model, optimizer, scaler)
+
+
+def test_a_full_disk_leaves_the_one_before(model, tmp_path):
+    """A limit on the size of files stands in for a full disk: both end in an error while the file is written."""
+    resource = pytest.importorskip("resource")
     optimizer, scaler = stepped(model, 1)
     minibert.save_checkpoint(tmp_path / "c", model, optimizer, scaler, {"step": 1})
-
-    def full_disk(*_):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("minibert.checkpoint.save_file", full_disk)
-        with pytest.raises(OSError, match="No space left"):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"c: cannot be written .* what was there before is as it was"):
             minibert.save_checkpoint(tmp_path / "c", model, optimizer, scaler, {"step": 2})
-    assert minibert.load_checkpoint(tmp_path / "c", model, optimizer, scaler) == {"step": 1}
-    (tmp_path / "c").rename(tmp_path / "c.old")  # killed between the two renames
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert names(tmp_path) == ["c"]
+    assert names(tmp_path / "c") == ["00000001.safetensors"]
     assert minibert.load_checkpoint(tmp_path / "c", model, optimizer, scaler) == {"step": 1}
 
 
@@ -62,8 +106,43 @@ def test_another_models_checkpoint_is_refused(model, config, tmp_path):
     lora.add_lora(other, 3, 4)
     with pytest.raises(CheckpointError, match="trainable parameters differ"):
         minibert.load_checkpoint(tmp_path / "c", other, *stepped(other, 0))
-    with pytest.raises(CheckpointError, match="no readable checkpoint"):
-        minibert.load_checkpoint(tmp_path / "nowhere", other, *stepped(other, 0))
+    assert minibert.load_checkpoint(tmp_path / "nowhere", other, *stepped(other, 0)) is None
+
+
+def test_fingerprints_see_what_does_not_train(model, config):
+    lora.add_lora(model, 2, 4)
+    before = minibert.fingerprint(model)
+    with torch.no_grad():
+        model.qa_outputs.bias.add_(1)  # trains: the checkpoint has it
+    assert minibert.fingerprint(model) == before
+    with torch.no_grad():
+        model.bert.layers[1].query.base.bias[0] += 1
+    assert minibert.fingerprint(model) != before
+
+
+def test_files_appear_whole_or_not_at_all(tmp_path):
+    folder = tmp_path / "out"
+    with pytest.raises(ZeroDivisionError), minibert.whole_files(folder) as part:
+        (part / "a").write_text("half")
+        1 / 0  # noqa: B018
+    assert names(tmp_path) == []
+    folder.mkdir()
+    (folder / "a").write_text("old")
+    (folder / "b").write_text("other")
+    with minibert.whole_files(folder) as part:
+        (part / "a").write_text("new")
+        assert (folder / "a").read_text() == "old"
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {"a": "new", "b": "other"}
+    assert names(tmp_path) == ["out"]
+
+
+def test_a_second_writer_is_refused_until_the_first_is_done(tmp_path):
+    with minibert.only_writer(tmp_path / "run"):
+        second = minibert.only_writer(tmp_path / "run")
+        with pytest.raises(ValueError, match="another process is writing"):
+            second.__enter__()
+    with minibert.only_writer(tmp_path / "run"):
+        pass
 
 
 def test_the_first_signal_is_noted_and_handlers_come_back():

@@ -17,7 +17,7 @@ from conftest import flags
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from test_train import gradients_of_step, make_run, read
+from test_train import checkpoint_of, gradients_of_step, make_run, read
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 import minibert
@@ -167,7 +167,7 @@ def test_from_one_process_to_two_and_back(alone, tiny, tmp_path, monkeypatch):
     done = torchrun("--resume", str(cut), what="signal", at=3)
     assert done.returncode != 0
     assert f"go on with: python train.py --resume {cut}" in done.stderr
-    assert read(cut / "checkpoint" / "state.json")["progress"]["step"] == 7
+    assert checkpoint_of(cut)["step"] == 7
     assert train.main(["--resume", str(cut)]) == 0
     assert_same_run(cut, alone)
 

@@ -1,0 +1,217 @@
+"""Runs that are killed, stopped, damaged or started twice: what was saved stays good, and they end as if left alone."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import flags
+from test_train import checkpoint_of
+
+import squad
+import train
+
+ROOT = Path(__file__).parent.parent
+KILLER = Path(__file__).parent / "kill_script.py"
+
+
+def start(*arguments, dies_at=0):
+    command = [sys.executable, str(KILLER), str(dies_at), *arguments]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def everything(folder):
+    """Every file of a run but those that say how fast and where it ran."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name not in ("timing.jsonl", "config.json"))
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def one_life(folder, first, rng):
+    """Start or resume the run and kill it: at a random operation on files, or at any moment. Returns how it ended."""
+    arguments = ["--resume", str(folder)] if (folder / "config.json").exists() else first
+    if rng.random() < 0.5:
+        process = start(*arguments, dies_at=rng.randint(1, 60))
+        process.communicate(timeout=300)
+        return process.returncode
+    log, process = folder / "timing.jsonl", start(*arguments)
+    lines, waited = log.stat().st_size if log.exists() else 0, time.monotonic()
+    while process.poll() is None and time.monotonic() - waited < 120:
+        if log.exists() and log.stat().st_size > lines:  # it trains
+            break
+        time.sleep(0.01)
+    time.sleep(rng.uniform(0, 0.5))
+    process.kill()
+    process.communicate(timeout=300)
+    return process.returncode
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_killed_at_random_and_resumed_equals_left_alone_byte_for_byte(tiny, tmp_path, precision, long):
+    kills = 25 if long else 3
+    rng = random.Random(kills)
+    recipe = ("--epochs", str(10 * kills), "--checkpoint-every", "5", "--lora-dropout", "0.1", "--log-every", "7")
+    recipe = (*recipe, "--precision", precision)
+    assert train.main(flags(tiny, tmp_path / "alone", *recipe)) == 0
+    killed, first = 0, flags(tiny, tmp_path / "killed", *recipe)
+    while killed < kills:
+        status = one_life(tmp_path / "killed", first, rng)
+        if status == 0:  # it came to its end before the moment chosen: once more from the start
+            shutil.rmtree(tmp_path / "killed")
+        else:
+            assert status == -signal.SIGKILL
+            killed += 1
+    assert train.main(["--resume", str(tmp_path / "killed")]) == 0
+    alone, again = everything(tmp_path / "alone"), everything(tmp_path / "killed")
+    assert alone.keys() == again.keys()
+    assert {name for name in alone if alone[name] != again[name]} == set()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_resuming_a_finished_run_changes_nothing(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    before = everything(tmp_path / "run")
+    assert train.main(["--resume", str(tmp_path / "run")]) == 0
+    assert everything(tmp_path / "run") == before
+
+
+def test_a_signal_in_an_evaluation_loses_no_step(tiny, tmp_path, monkeypatch, capsys):
+    recipe = ("--epochs", "3", "--learning-rate", "0.02")
+    assert train.main(flags(tiny, tmp_path / "whole", *recipe)) == 0
+    original, calls = squad.collate, []
+
+    def interrupted(*args):
+        calls.append(1)
+        if len(calls) == 12 + 1:  # the first batch of the evaluation after the first epoch's 12 steps
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("squad.evaluation.collate", interrupted)
+        patch.setattr(squad, "collate", interrupted)
+        patch.setattr("squad.evaluation.tokens_at_once", lambda _: 100)
+        assert train.main(flags(tiny, tmp_path / "cut", *recipe)) == 130
+    assert f"go on with: python train.py --resume {tmp_path / 'cut'}" in capsys.readouterr().err
+    saved = checkpoint_of(tmp_path / "cut")
+    assert (saved["step"], saved["evaluated"]) == (12, 0)
+    assert not (tmp_path / "cut" / "metrics.json").exists()
+    assert train.main(["--resume", str(tmp_path / "cut")]) == 0
+    assert everything(tmp_path / "cut") == everything(tmp_path / "whole")
+
+
+def test_a_second_signal_ends_at_once(tiny, tmp_path):
+    code = (
+        "import os, signal, sys, train, minibert\n"
+        "def stuck(*_):\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    raise SystemExit('survived')\n"
+        "train.training_step = stuck\n"
+        "train.main(sys.argv[1:])\n"
+    )
+    command = [sys.executable, "-c", code, *flags(tiny, tmp_path / "run")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGTERM
+
+
+def test_a_damaged_newest_checkpoint_costs_its_steps_only(tiny, tmp_path, capfd):
+    recipe = ("--epochs", "2", "--checkpoint-every", "5", "--keep", "3")
+    assert train.main(flags(tiny, tmp_path / "whole", *recipe)) == 0
+    shutil.copytree(tmp_path / "whole", tmp_path / "damaged")
+    files = sorted((tmp_path / "damaged" / "checkpoint").iterdir())
+    assert [int(path.stem) for path in files] == [15, 20, 24]
+    files[-1].write_bytes(files[-1].read_bytes()[:-1])
+    command = [sys.executable, "train.py", "--resume", str(tmp_path / "damaged")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"{files[-1]} is damaged" in done.stderr
+    assert everything(tmp_path / "damaged") == everything(tmp_path / "whole")
+
+
+def test_resuming_says_what_changed(tiny, tmp_path, capsys):
+    assert train.main(flags(tiny, tmp_path / "run", "--epochs", "1")) == 0
+    assert train.main(["--resume", str(tmp_path / "run"), "--epochs", "2", "--learning-rate", "5e-4"]) == 0
+    assert "changed since the run was started: --epochs 1 -> 2, --learning-rate 0.001 -> 0.0005" in (
+        capsys.readouterr().err
+    )
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["epochs"] == 2
+    assert checkpoint_of(tmp_path / "run")["step"] == 24
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("--lora-rank", "4"), "--lora-rank 8 -> 4: cannot change in a run that goes on"),
+        (("--lora-targets", "attention"), "--lora-targets all -> attention: cannot change"),
+        (("--seed", "7", "--batch-size", "2"), "--batch-size 4 -> 2, --seed 0 -> 7: cannot change"),
+        (("--train", "other.json"), "checkpoint: made from another data, its fingerprint is"),
+        (("--model", "other"), "checkpoint: made from another model, its fingerprint is"),
+    ],
+)
+def test_resuming_refuses_what_would_make_it_meaningless(run, tiny, tmp_path, monkeypatch, change, message):
+    shutil.copytree(run, tmp_path / "run")
+    shutil.copytree(tiny, tmp_path / "other")
+    model = train.minibert.load_pretrained(tiny)
+    with torch.no_grad():
+        model.bert.layers[0].output.weight[0, 0] += 1
+    train.minibert.save_pretrained(model, tmp_path / "other")
+    data = json.loads((tiny / "squad.json").read_text())
+    data["data"][0]["paragraphs"][0]["qas"][0]["question"] = "who is kelsier"
+    (tmp_path / "other.json").write_text(json.dumps(data))
+    monkeypatch.chdir(tmp_path)
+    before = everything(tmp_path / "run")
+    with pytest.raises(ValueError) as error:
+        train.main(["--resume", str(tmp_path / "run"), *change])
+    assert message in str(error.value)
+    assert everything(tmp_path / "run") == before
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(tiny, tmp_path):
+    """A limit on the size of files that its log and results keep to, and its checkpoints do not."""
+    resource = pytest.importorskip("resource")
+    assert train.main(flags(tiny, tmp_path / "run", "--epochs", "1", "--lora-rank", "1")) == 0
+    size = max(path.stat().st_size for path in (tmp_path / "run" / "checkpoint").iterdir())
+    before = everything(tmp_path / "run")
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size - 100}, {resource.RLIM_INFINITY}))"
+    code = f"{limit}; import sys, train, minibert; minibert.run_command(lambda: train.main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "--resume", str(tmp_path / "run"), "--epochs", "2"]
+    done = subprocess.run([*command, "--checkpoint-every", "3"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith(
+        f"{tmp_path / 'run' / 'checkpoint'}: cannot be written (Error while serializing: I/O error: File too large "
+        "(os error 27)); what was there before is as it was"
+    )
+    assert "Traceback" not in done.stderr
+    after = everything(tmp_path / "run")
+    assert after.pop("log.jsonl").startswith(before.pop("log.jsonl"))  # what came after is taken back by the next start
+    assert after == before
+    assert train.main(["--resume", str(tmp_path / "run"), "--epochs", "2"]) == 0
+
+
+def test_a_second_run_into_one_folder_is_refused(tiny, tmp_path):
+    process = start(*flags(tiny, tmp_path / "run", "--epochs", "100000"))
+    waited = time.monotonic()
+    while not (tmp_path / "run" / "log.jsonl").exists() and time.monotonic() - waited < 120:
+        time.sleep(0.05)
+    for arguments in (flags(tiny, tmp_path / "run"), ["--resume", str(tmp_path / "run")]):
+        with pytest.raises(ValueError, match="another process is writing a run here"):
+            train.main(arguments)
+    assert process.poll() is None
+    process.kill()
+    process.communicate()
+
+
+def test_out_of_memory_names_the_batch_and_what_to_lower(tiny, tmp_path, monkeypatch):
+    def too_much(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+
+    monkeypatch.setattr(squad, "span_loss", too_much)
+    message = r"out of memory on a batch of 4 windows of \d+ tokens: lower --batch-size \(now 4, .* or --max-length"
+    with pytest.raises(ValueError, match=message):
+        train.main(flags(tiny, tmp_path / "run"))
