@@ -67,7 +67,7 @@ def load_reader(
 def load_model(name: str | Path, revision: str = "") -> tuple[minibert.BertForQuestionAnswering, Tokenizer, dict]:
     """-> the model in float32, its adapter merged away and all but the head frozen, its tokenizer, its settings."""
     folder = trained_part(Path(name))
-    if (folder / "adapter_config.json").is_file():
+    if any((folder / name).is_file() for name in ("adapter_config.json", "adapter_model.safetensors")):
         base, pinned, brings_head = lora.base_of(folder)
         head = "later" if brings_head else "required"
         model = minibert.load_pretrained(base, revision or pinned, head=head)
@@ -97,7 +97,7 @@ def read_settings(path: Path) -> dict:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = minibert.read_json(path)
         settings = {name: kind(content[name]) for name, kind in SETTINGS.items() if name in dict(content)}
     except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{path}: not readable settings ({error}), expected numbers by name") from error
@@ -112,9 +112,10 @@ def export(name: str | Path, revision: str, folder: Path) -> None:
     if folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty, choose another folder to export to")
     model, tokenizer, settings = load_model(name, revision)
-    minibert.save_pretrained(model, folder)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "qa.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    with minibert.whole_files(folder) as part:
+        minibert.save_pretrained(model, part)
+        tokenizer.save(str(part / "tokenizer.json"))
+        minibert.write_json(part / "qa.json", settings)
 
 
 # -------------------------------------------------------------------------------------------- the command

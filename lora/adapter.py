@@ -28,6 +28,8 @@ NEUTRAL = {
     "layers_to_transform", "layers_pattern", "megatron_core", "r", "rank_pattern",
 }  # fmt: skip
 
+LARGEST_CONFIG = 2**24  # bytes read of adapter_config.json: what is longer is cut, and no JSON then
+
 log = logging.getLogger("lora")
 
 
@@ -126,22 +128,33 @@ def base_of(folder: str | Path) -> tuple[str, str, bool]:
     base, revision = config.get("base_model_name_or_path"), config.get("revision") or ""
     if not isinstance(base, str) or not base or not isinstance(revision, str):
         raise AdapterError(
-            f"{folder}/adapter_config.json: base_model_name_or_path is {base!r}, revision {revision!r}, "
-            "expected the names of the base model and its revision"
+            f"{folder}/adapter_config.json: base_model_name_or_path is {str(base)[:60]!r}, revision "
+            f"{str(revision)[:60]!r}, expected the names of the base model and its revision"
+        )
+    if ".." in Path(base).parts or "\0" in base:
+        raise AdapterError(
+            f"{folder}/adapter_config.json: base_model_name_or_path is {base[:60]!r}, which leads out of where it is "
+            "read; expected a hub id, minilm, or the full path of a folder"
         )
     return base, revision, any(key.startswith(f"{PREFIX}{HEAD}.") for key in state)
 
 
 def _read(folder: Path) -> tuple[dict, dict[str, Tensor]]:
     try:
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        with (folder / "adapter_config.json").open("rb") as file:
+            config = json.loads(file.read(LARGEST_CONFIG))
         state = load_file(folder / "adapter_model.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise AdapterError(
             f"{folder}: not a readable adapter ({error}); expected adapter_config.json and adapter_model.safetensors"
         ) from error
     if not isinstance(config, dict):
         raise AdapterError(f"{folder}/adapter_config.json: holds a {type(config).__name__}, expected an object")
+    for key, tensor in state.items():
+        if not tensor.is_floating_point():
+            raise AdapterError(f"{folder}: {key} is of {tensor.dtype}, expected floating point")
+        if not tensor.sum(dtype=torch.float64).isfinite():
+            raise AdapterError(f"{folder}: {key} holds NaN or infinity, expected finite weights")
     return config, state
 
 

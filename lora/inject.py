@@ -25,7 +25,8 @@ def add_lora(
         targets: `attention`, `all`, or names: a linear is wrapped when its dotted name is one of them or
             ends in one (`query`, `layers.0.output`).
     Returns the dotted names of what was wrapped.
-    Raises ValueError for a name that matches no linear; the message lists those there are.
+    Raises ValueError for a name that matches no linear, the message lists those there are, and for a rank above
+        the smaller side of one.
     """
     wanted = TARGETS.get(targets, (targets,)) if isinstance(targets, str) else tuple(targets)
     linears = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and n != HEAD]
@@ -36,6 +37,9 @@ def add_lora(
                 f"LoRA target {target!r} matches no linear layer; there are {there} (or give {' or '.join(TARGETS)})"
             )
     wrapped = [name for name in linears if any(_matches(name, target) for target in wanted)]
+    smallest = min(min(model.get_submodule(name).weight.shape) for name in wrapped)
+    if rank > smallest:
+        raise ValueError(f"LoRA rank is {rank}, expected at most {smallest}, where an update is no longer low-rank")
     for name in wrapped:
         wrap(model, name, rank, alpha, dropout)
     freeze(model)

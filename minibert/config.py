@@ -1,10 +1,11 @@
 """BertConfig: the numbers that give a BERT encoder its shape, as `config.json` names them."""
 
 import dataclasses
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+
+from minibert.files import read_json
 
 ACTIVATIONS = ("gelu", "relu")
 
@@ -38,7 +39,8 @@ class BertConfig:
         for name in _INTEGERS:
             self._require(name, _is_int(getattr(self, name)), "a whole number")
         for name in _SIZES:
-            self._require(name, getattr(self, name) >= 1, "at least 1")
+            most = _MOST.get(name, 2**20)
+            self._require(name, 1 <= getattr(self, name) <= most, f"1 to {most:,}")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             self._require(name, _is_number(getattr(self, name)) and 0 <= getattr(self, name) < 1, "in [0, 1)")
         for name in ("initializer_range", "layer_norm_eps"):
@@ -53,7 +55,8 @@ class BertConfig:
 
     def _require(self, name: str, holds: bool, expected: str) -> None:
         if not holds:
-            raise CheckpointError(f"config: {name} is {getattr(self, name)!r}, expected {expected}")
+            seen = repr(getattr(self, name))[:60]
+            raise CheckpointError(f"config: {name} is {seen}, expected {expected}")
 
     @classmethod
     def from_dict(cls, values: dict) -> "BertConfig":
@@ -63,7 +66,8 @@ class BertConfig:
         """
         for name, expected in (("model_type", "bert"), ("position_embedding_type", "absolute")):
             if values.get(name, expected) != expected:
-                raise CheckpointError(f"config: {name} is {values[name]!r}, minibert reads only {expected!r}")
+                seen = repr(values[name])[:60]
+                raise CheckpointError(f"config: {name} is {seen}, minibert reads only {expected!r}")
         fields = dataclasses.fields(cls)
         for field in fields:
             if field.default is dataclasses.MISSING and field.name not in values:
@@ -74,9 +78,11 @@ class BertConfig:
     def from_json(cls, path: str | Path) -> "BertConfig":
         """Read a `config.json` file. Raises CheckpointError when it is not a JSON object or not a BERT's."""
         try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path}: cannot be read as JSON ({error})") from error
+            values = read_json(path)
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+        except ValueError as error:
+            raise CheckpointError(str(error)) from error
         if not isinstance(values, dict):
             raise CheckpointError(f"{path}: holds a {type(values).__name__}, expected a JSON object")
         try:
@@ -99,6 +105,8 @@ _SIZES = (
     "max_position_embeddings",
     "type_vocab_size",
 )
+# far beyond any BERT, and still nothing that takes long or overflows before the weights are found not to fit
+_MOST = {"num_hidden_layers": 256, "vocab_size": 2**24}
 _INTEGERS = (*_SIZES, "pad_token_id")
 
 

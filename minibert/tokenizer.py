@@ -21,7 +21,7 @@ def load_tokenizer(name_or_path: str | Path, revision: str | None = None) -> Tok
     if (folder / "tokenizer.json").is_file():
         tokenizer = _read(folder / "tokenizer.json")
     elif (folder / "vocab.txt").is_file():
-        tokenizer = wordpiece_tokenizer((folder / "vocab.txt").read_text(encoding="utf-8").split("\n"))
+        tokenizer = wordpiece_tokenizer(_lines(folder / "vocab.txt"))
     else:
         raise CheckpointError(f"{folder}: neither tokenizer.json nor vocab.txt")
     # all-MiniLM's file truncates to 128 and pads to 128: windows would silently lose their end.
@@ -64,6 +64,13 @@ def wordpiece_tokenizer(tokens: list[str]) -> Tokenizer:
     tokenizer.decoder = decoders.WordPiece(prefix="##")
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
     return tokenizer
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path}: not UTF-8 text (byte {error.start}), expected one token a line") from error
 
 
 def _read(path: Path) -> Tokenizer:

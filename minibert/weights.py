@@ -1,5 +1,6 @@
 """Weights between safetensors files and the model: a table of names, then strict equality of keys and shapes."""
 
+import contextlib
 import json
 import logging
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from minibert.config import BertConfig, CheckpointError
+from minibert.files import read_json
 from minibert.hub import find_model
 from minibert.model import BertForQuestionAnswering
 
@@ -69,37 +71,59 @@ def load_pretrained(
     config = BertConfig.from_json(folder / "config.json")
     if dropout is not None:
         config = replace(config, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
+    wanted, there = checkpoint_shapes(config), _read_headers(folder)
+    _check_keys(folder, wanted, there)  # before anything is allocated: config.json may ask for any size
+    has_head = "qa_outputs.weight" in there
+    if head == "required" and not has_head:
+        raise CheckpointError(f"{name_or_path}: has no QA head (qa_outputs), so it cannot answer yet: train it first")
+    if head == "new" and not has_head:
+        log.warning("%s has no QA head: qa_outputs is newly initialised and must be trained", name_or_path)
     model = BertForQuestionAnswering(config)
-    wanted = _checkpoint_state(model)
-    found = {}
+    state = _checkpoint_state(model)
     for key, tensor in _read_tensors(folder):
         name = _canonical(key)
-        if not name.startswith(IGNORED_PREFIXES) and name not in IGNORED_KEYS:
-            found[name] = tensor
+        if name in state:
+            if not tensor.sum(dtype=torch.float64).isfinite():  # of finite numbers it is; much faster than to ask each
+                raise CheckpointError(f"{folder}: {key} holds NaN or infinity, expected finite weights")
+            with torch.no_grad():
+                state[name].copy_(tensor)
+    return model.eval()
 
-    if head == "required" and "qa_outputs.weight" not in found:
-        raise CheckpointError(f"{name_or_path}: has no QA head (qa_outputs), so it cannot answer yet: train it first")
-    missing = sorted(wanted.keys() - found.keys() - {"qa_outputs.weight", "qa_outputs.bias"})
-    if ("qa_outputs.weight" in found) != ("qa_outputs.bias" in found):
-        missing.append("qa_outputs.weight or qa_outputs.bias")
+
+def checkpoint_shapes(config: BertConfig) -> dict[str, tuple[int, ...]]:
+    """The checkpoint's names of all weights and biases -> their shapes."""
+    H, I = config.hidden_size, config.intermediate_size
+    rows = {"word": config.vocab_size, "position": config.max_position_embeddings, "token_type": config.type_vocab_size}
+    sizes = {"intermediate": (I, H), "output": (H, I), "qa_outputs": (2, H)}  # (out, in)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for ours, theirs in checkpoint_names(config).items():
+        name = ours.rpartition(".")[2]
+        if name in rows:
+            shapes[f"{theirs}.weight"] = (rows[name], H)
+        else:
+            out_in = sizes.get(name, (H, H))
+            shapes[f"{theirs}.weight"] = (H,) if name.endswith("norm") else out_in
+            shapes[f"{theirs}.bias"] = (out_in[0],)
+    return shapes
+
+
+def _check_keys(folder: Path, wanted: dict[str, tuple[int, ...]], there: dict[str, tuple[tuple, str]]) -> None:
+    """Raises CheckpointError with all that is missing, unexpected, mis-shaped or no floating-point number.
+
+    Args: wanted: name -> shape. there: name -> shape and safetensors' name of the type. A missing head is no mistake.
+    """
+    heads = {"qa_outputs.weight", "qa_outputs.bias"}
+    missing = wanted.keys() - there.keys() - (set() if heads & there.keys() else heads)
+    both = sorted(wanted.keys() & there.keys())
     problems = {
-        "missing": missing,
-        "unexpected": sorted(found.keys() - wanted.keys()),
-        "mis-shaped": [
-            f"{k} {tuple(found[k].shape)} instead of {tuple(wanted[k].shape)}"
-            for k in sorted(wanted.keys() & found.keys())
-            if found[k].shape != wanted[k].shape
-        ],
+        "missing": sorted(missing),
+        "unexpected": sorted(there.keys() - wanted.keys()),
+        "mis-shaped": [f"{k} {there[k][0]} instead of {wanted[k]}" for k in both if there[k][0] != wanted[k]],
+        "not of floating point": [f"{k} {there[k][1]}" for k in both if not there[k][1].startswith(("F", "BF"))],
     }
     if any(problems.values()):
         listed = "; ".join(f"{kind}: {', '.join(_few(keys))}" for kind, keys in problems.items() if keys)
         raise CheckpointError(f"{folder}: the weights do not fit config.json. {listed}")
-    if head == "new" and "qa_outputs.weight" not in found:
-        log.warning("%s has no QA head: qa_outputs is newly initialised and must be trained", name_or_path)
-    with torch.no_grad():
-        for key, tensor in found.items():
-            wanted[key].copy_(tensor)
-    return model.eval()
 
 
 def save_pretrained(model: BertForQuestionAnswering, folder: str | Path) -> None:
@@ -135,15 +159,36 @@ def _canonical(key: str) -> str:
     return key if key.startswith(("bert.", "cls.", "qa_outputs.")) else f"bert.{key}"
 
 
+def _read_headers(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """The canonical name of every tensor that matters -> its shape and type, without reading it."""
+    found: dict[str, tuple[tuple[int, ...], str]] = {}
+    for path in _weight_files(folder):
+        with _opened(path) as file:
+            for key in file.keys():  # noqa: SIM118 - safe_open is no mapping
+                name, part = _canonical(key), file.get_slice(key)
+                if name.startswith(IGNORED_PREFIXES) or name in IGNORED_KEYS:
+                    continue
+                if name in found:
+                    raise CheckpointError(f"{path}: holds {name} twice, the second time as {key}")
+                found[name] = (tuple(part.get_shape()), part.get_dtype())
+    return found
+
+
 def _read_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """Every (key, tensor) of model.safetensors, or of the shards that its index lists."""
     for path in _weight_files(folder):
-        try:
-            with safe_open(path, framework="pt") as file:
-                for key in file.keys():  # noqa: SIM118 - safe_open is no mapping
-                    yield key, file.get_tensor(key)
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
+        with _opened(path) as file:
+            for key in file.keys():  # noqa: SIM118 - safe_open is no mapping
+                yield key, file.get_tensor(key)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -153,11 +198,11 @@ def _weight_files(folder: Path) -> list[Path]:
     if not index.is_file():
         raise CheckpointError(f"{folder}: neither model.safetensors nor {index.name}; minibert reads no pickle")
     try:
-        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        shards = sorted(set(read_json(index)["weight_map"].values()))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{index}: not a safetensors index ({error!r})") from error
     for shard in shards:
-        if Path(shard).name != shard:
+        if not isinstance(shard, str) or Path(shard).name != shard:
             raise CheckpointError(f"{index}: shard {shard!r} is not a plain file name")
     return [folder / shard for shard in shards]
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+LARGEST = 2**31  # bytes, 50 times the official train file; unpacked ones, so that a small .gz cannot fill the memory
+
 
 class DataError(ValueError):
     """A data file that cannot be used; the message names the file, the article and the question."""
@@ -46,9 +48,10 @@ def read_examples(path: str | Path, on_bad: Callable[[str], None] | None = None)
     seen: set[str] = set()
     for number, article in enumerate(articles):
         title = article.get("title", f"article {number}") if isinstance(article, dict) else f"article {number}"
-        where = f"{path}: article {title!r}"
+        where = f"{path}: article {str(title)[:60]!r}"
+        _check_text(str(title), f"{where}: its title")
         for paragraph in _items(article, "paragraphs", where):
-            context = _field(paragraph, "context", str, where)
+            context = _text(paragraph, "context", where)
             for qa in _items(paragraph, "qas", where):
                 try:
                     example = _example(qa, context, str(title), where)
@@ -66,24 +69,28 @@ def read_examples(path: str | Path, on_bad: Callable[[str], None] | None = None)
 
 def _load(path: Path) -> list:
     try:
-        raw = path.read_bytes()
-        text = gzip.decompress(raw) if path.suffix == ".gz" else raw
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            text = file.read(LARGEST + 1)
+        if len(text) > LARGEST:
+            raise DataError(f"{path}: over {LARGEST:,} bytes of JSON, too many to be held in memory; split the file")
         data = json.loads(text)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
+    except DataError:
+        raise
     except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
         raise DataError(f"{path}: not readable as {'gzipped ' * (path.suffix == '.gz')}JSON ({error})") from error
     return _items(data, "data", str(path))
 
 
 def _example(qa: dict, context: str, title: str, where: str) -> Example:
-    id = _field(qa, "id", str, where)
-    where = f"{where}, question {id}"
-    question = _field(qa, "question", str, where)
+    id = _text(qa, "id", where)
+    where = f"{where}, question {id[:60]}"
+    question = _text(qa, "question", where)
     answers = tuple(_answer(item, context, where) for item in _items(qa, "answers", where))
     is_impossible = qa.get("is_impossible", not answers)
     if not isinstance(is_impossible, bool):
-        raise DataError(f"{where}: is_impossible is {is_impossible!r}, expected true or false")
+        raise DataError(f"{where}: is_impossible is {str(is_impossible)[:60]!r}, expected true or false")
     if is_impossible == bool(answers):
         raise DataError(f"{where}: is_impossible is {is_impossible}, but there are {len(answers)} answers")
     return Example(id, question, context, answers, is_impossible, title)
@@ -96,6 +103,22 @@ def _answer(item: dict, context: str, where: str) -> Answer:
     if not text or found != text:
         raise DataError(f"{where}: answer {text[:60]!r} at {start}, but the context has {(found or '')[:60]!r} there")
     return Answer(text, start)
+
+
+def _text(value: object, name: str, where: str) -> str:
+    text = _field(value, name, str, where)
+    _check_text(text, f"{where}: {name!r}")
+    return text
+
+
+def _check_text(text: str, what: str) -> None:
+    """Raises DataError for half a surrogate pair, which JSON can spell and UTF-8 cannot, and for NUL."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{what} has half a surrogate pair at character {error.start}, expected whole ones") from None
+    if "\0" in text:
+        raise DataError(f"{what} has a NUL at character {text.index(chr(0))}, expected text")
 
 
 def _items(value: object, name: str, where: str) -> list:
