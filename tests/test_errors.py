@@ -349,12 +349,12 @@ def test_every_number_has_limits_that_are_kept(field):
 
 @pytest.mark.parametrize("name", ["train.py", "answer.py"])
 def test_debug_shows_the_traceback_and_nothing_else_does(name, here):
-    mistake = (
-        ["--dev", "nowhere.json", "--max-length", "64", "--max-question-tokens", "9", "--window-overlap", "9"]
-        if name == "train.py"
-        else ["--context", "nowhere.txt", "--question", "?"]
-    )
-    command = [sys.executable, str(ROOT / name), "--model", "model" if name == "train.py" else "adapter", *mistake]
+    sizes = ["--max-length", "64", "--max-question-tokens", "9", "--window-overlap", "9"]
+    mistakes = {
+        "train.py": ["--model", "model", "--dev", "nowhere.json", *sizes],
+        "answer.py": ["--model", "adapter", "--context", "nowhere.txt", "--question", "?"],
+    }
+    command = [sys.executable, str(ROOT / name), *mistakes[name]]
     plain = subprocess.run(command, capture_output=True, text=True)
     shown = subprocess.run([*command, "--debug"], capture_output=True, text=True)
     assert (plain.returncode, shown.returncode) == (2, 2)
