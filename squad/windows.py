@@ -128,7 +128,11 @@ def _tokenise(
     # array.array grows in place, where lists of numpy arrays would hold everything twice when joined
     ids, offsets, rows = array("i"), array("i"), array("q", [0])
     for at in progress(range(0, len(texts), CHUNK)):
-        for encoding in tokenizer.encode_batch(texts[at : at + CHUNK], add_special_tokens=False):
+        try:
+            encodings = tokenizer.encode_batch(texts[at : at + CHUNK], add_special_tokens=False)
+        except Exception as error:  # tokenizers raises bare Exception
+            raise DataError(f"the tokenizer fails on this text ({error}): its tokenizer.json may be damaged") from error
+        for encoding in encodings:
             ids.extend(encoding.ids[:limit])
             offsets.extend(chain.from_iterable(encoding.offsets[:limit]))
             rows.append(len(ids))

@@ -125,6 +125,12 @@ def tokenizer_file(tokenizer):
     return text("model/tokenizer.json", tokenizer.to_str())
 
 
+def unknown_word_removed(here):
+    content = json.loads((here / "model" / "tokenizer.json").read_text())
+    del content["model"]["vocab"]["[UNK]"]
+    (here / "model" / "tokenizer.json").write_text(json.dumps(content))
+
+
 def vocabulary(content):
     def make(here, patch):
         (here / "model" / "tokenizer.json").unlink()
@@ -237,6 +243,11 @@ CASES = {
     ),
     "tokenizer without [CLS]": lambda here, patch: (here / "model" / "tokenizer.json").write_text(
         (here / "model" / "tokenizer.json").read_text().replace("[CLS]", "[cls]")
+    ),
+    "tokenizer without its unknown word": lambda here, patch: (
+        settings("model/tokenizer.json", added_tokens=[])(here, patch),
+        unknown_word_removed(here),
+        squad(lambda data, paragraph, qa: paragraph.update(context=paragraph["context"] + "\u4e2d"))(here, patch),
     ),
     "vocab.txt not UTF-8": vocabulary(b"\xff[PAD]\n"),
     "vocab.txt without [SEP]": vocabulary(b"[PAD]\n[UNK]\n[CLS]\n[MASK]\n"),
