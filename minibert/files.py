@@ -47,6 +47,7 @@ def whole_files(folder: str | Path) -> Iterator[Path]:
         yield part
         files = sorted(part.iterdir())
         for file in files:
+            file.chmod(part.stat().st_mode & 0o666)  # safetensors makes files that only their owner may read
             _to_disk(file)
         folder.mkdir(parents=True, exist_ok=True)
         for file in files:

@@ -1,13 +1,17 @@
 """LoRA layers, what they wrap and freeze, and adapters in PEFT's layout."""
 
+import copy
 import json
 import logging
 import math
 import shutil
+import tempfile
 
 import pytest
 import torch
 from conftest import GOLDEN
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -308,3 +312,62 @@ def test_a_missing_head_is_told(tiny, names, tmp_path, caplog):
 def test_saving_without_adapters_is_an_error(tiny, names, tmp_path):
     with pytest.raises(ValueError, match="no LoRA layers"):
         lora.save_adapter(tiny, tmp_path, names)
+
+
+# ------------------------------------------------------------------------------- properties of round trips
+
+
+@st.composite
+def adapted_models(draw):
+    """A small random BERT with random adapters: sizes, rank, alpha and targets all drawn."""
+    heads, per_head = draw(st.integers(1, 3)), draw(st.integers(1, 4))
+    config = minibert.BertConfig(
+        vocab_size=draw(st.integers(8, 20)), hidden_size=heads * per_head + heads,
+        num_hidden_layers=draw(st.integers(1, 3)), num_attention_heads=heads,
+        intermediate_size=draw(st.integers(2, 9)), max_position_embeddings=draw(st.integers(7, 9)),
+        initializer_range=0.5,
+    )  # fmt: skip
+    torch.manual_seed(draw(st.integers(0, 1000)))
+    base = minibert.BertForQuestionAnswering(config).eval()
+    names = [name for name, module in base.named_modules() if isinstance(module, nn.Linear) and name != "qa_outputs"]
+    targets = draw(st.lists(st.sampled_from(names), min_size=1, unique=True))
+    model = copy.deepcopy(base)
+    rank = draw(st.integers(1, min(config.hidden_size, config.intermediate_size)))
+    lora.add_lora(model, rank, draw(st.floats(0.5, 64)), targets=targets)
+    shake(model)
+    nn.init.normal_(model.qa_outputs.bias)
+    return base, model.eval()
+
+
+@given(adapted_models())
+def test_any_adapter_comes_back_as_it_was(models):
+    base, model = models
+    names, ids = minibert.checkpoint_names(base.config), torch.arange(7).repeat(3, 1)
+    ones = torch.ones_like(ids)
+    with tempfile.TemporaryDirectory() as folder:
+        lora.save_adapter(model, folder, names, "base")
+        lora.load_adapter(base, folder, names)
+    assert torch.equal(logits(base, (ids, ones, ones)), logits(model, (ids, ones, ones)))
+    assert {n for n, _ in lora.lora_layers(base)} == {n for n, _ in lora.lora_layers(model)}
+
+
+@pytest.mark.filterwarnings("ignore")
+@settings(max_examples=15)
+@given(adapted_models())
+def test_any_adapter_and_its_base_are_the_same_in_peft(models):
+    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    base, model = models
+    ids = torch.arange(7).repeat(3, 1)
+    ones = torch.ones_like(ids)
+    with tempfile.TemporaryDirectory() as folder:
+        minibert.save_pretrained(base, f"{folder}/base")
+        lora.save_adapter(model, f"{folder}/adapter", minibert.checkpoint_names(base.config), "base")
+        theirs = transformers.BertForQuestionAnswering.from_pretrained(f"{folder}/base")
+        theirs = peft.PeftModel.from_pretrained(theirs, f"{folder}/adapter").eval()
+        theirs.save_pretrained(f"{folder}/again")
+        lora.load_adapter(base, f"{folder}/again", minibert.checkpoint_names(base.config))
+    ours = logits(model, (ids, ones, ones))
+    with torch.no_grad():
+        output = theirs.get_base_model()(input_ids=ids, token_type_ids=ones, attention_mask=ones)
+    torch.testing.assert_close(ours[0], output.start_logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(logits(base, (ids, ones, ones)), ours)
