@@ -1,0 +1,1 @@
+"""Studies made of train.py's runs: python -m experiments --help"""

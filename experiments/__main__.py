@@ -1,0 +1,33 @@
+"""Studies made of train.py's runs, each resumable, each ending in a Markdown table, a JSON file and a plot.
+
+    python -m experiments ablate           rank x targets x learning rate of LoRA, at equal steps
+    python -m experiments compare          LoRA against full fine-tuning, each at its best of three learning rates
+    python -m experiments sweep            a Bayesian search of hyper-parameters (needs optuna)
+    python -m experiments padding          static, dynamic and like-length batches
+    python -m experiments before-after     the same questions before and after fine-tuning
+
+What is chosen is chosen on a part of the train file, whole articles held out of training; the dev file is scored once
+a row. An experiment that is stopped goes on where it was when the same command is given again. NAME --help lists its
+options.
+"""
+
+import importlib
+import sys
+
+import minibert
+
+NAMES = ("ablate", "compare", "sweep", "padding", "before-after")
+
+
+def main() -> int:
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+        print(__doc__)
+        return 0 if len(sys.argv) > 1 else 2
+    if sys.argv[1] not in NAMES:
+        raise ValueError(f"no experiment is called {sys.argv[1]!r}, there are {', '.join(NAMES)}")
+    return importlib.import_module(f"experiments.{sys.argv[1].replace('-', '_')}").main(sys.argv[2:])
+
+
+if __name__ == "__main__":
+    sys.argv[0] = "experiments"
+    minibert.run_command(main)

@@ -1,0 +1,106 @@
+"""Rank, targets and learning rate of LoRA, at equal steps on the same questions."""
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from experiments import common
+
+RANKS = (1, 2, 4, 8, 16, 32, 64)
+TARGETS = {"query, value": "attention", "attention's four": "query,key,value,attention_output", "all six": "all"}
+RATES = (5e-4, 2e-3)
+# five configurations of rank, alpha, learning rate and targets, from few parameters to many
+FIVE = (
+    (4, 8, 1e-3, "query, value"),
+    (8, 16, 1e-3, "query, value"),
+    (8, 16, 1e-3, "attention's four"),
+    (16, 32, 5e-4, "all six"),
+    (64, 64, 3e-4, "all six"),
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = common.parser("ablate", "Rank x targets x learning rate of LoRA at equal steps; alpha is twice the rank.")
+    add = parser.add_argument
+    add("--ranks", type=int, nargs="+", default=RANKS, metavar="N", help=f"({' '.join(map(str, RANKS))})")
+    add(
+        "--rates",
+        type=float,
+        nargs="+",
+        default=RATES,
+        metavar="X",
+        help=f"learning rates ({' '.join(map(str, RATES))})",
+    )
+    add("--five", action="store_true", help="five fixed configurations of rank, alpha, rate and targets instead")
+    options = parser.parse_args(argv)
+    data = common.prepare_data(options)
+    grid = itertools.product(options.ranks, options.rates, TARGETS)
+    settings = FIVE if options.five else [(rank, 2 * rank, rate, targets) for rank, rate, targets in grid]
+    rows = []
+    for rank, alpha, rate, targets in tqdm(settings, desc="ablate", unit="run"):
+        names = ("--lora-rank", str(rank), "--lora-alpha", str(alpha), "--learning-rate", str(rate))
+        folder = options.output / f"r{rank}-a{alpha}-{rate:g}-{TARGETS[targets].replace(',', '+')}"
+        flags = [*data, *names, "--lora-targets", TARGETS[targets], "--epochs", "1", *options.flags]
+        run = common.trained(folder, flags)
+        dev = common.scored(folder, options.dev)
+        row = {"rank": rank, "alpha": alpha, "learning_rate": rate, "targets": targets, **parameters(folder)}
+        row |= {"seconds": run["seconds"], "peak_memory": run["peak_memory"], "held": run["metrics"], "dev": dev}
+        rows.append(row)
+    best = max(rows, key=lambda row: row["held"]["crossfit"]["f1"])
+    notes = (
+        f"{options.questions} questions of {Path(options.train).name}, one pass; chosen by the cross-fitted F1 on {options.held} "
+        f"questions of held-out articles: rank {best['rank']}, {best['targets']}, rate {best['learning_rate']:g}. "
+        f"{Path(options.dev).name} was scored once a row, at the threshold of the held-out part."
+    )
+    common.report(options.output, "LoRA by rank, targets and learning rate", rows, COLUMNS, notes)
+    plot(rows, options.output)
+    return 0
+
+
+def parameters(folder: Path) -> dict[str, float]:
+    """Trained parameters and their share, as train.py's opening table says."""
+    for line in common.words_of(folder).read_text(encoding="utf-8", errors="replace").splitlines():
+        words = line.split()
+        if words[:1] == ["trains"]:
+            return {"parameters": int(words[1].replace(",", "")), "share": float(words[2].strip("(%):")) / 100}
+    raise ValueError(f"{folder.with_suffix('.txt')}: train.py's table is not there")
+
+
+COLUMNS = {
+    "targets": lambda r: r["targets"],
+    "rank": lambda r: str(r["rank"]),
+    "alpha": lambda r: f"{r['alpha']:g}",
+    "rate": lambda r: f"{r['learning_rate']:g}",
+    "trained": lambda r: f"{r['parameters']:,} ({r['share']:.2%})",
+    "held-out F1": lambda r: f"{r['held']['crossfit']['f1']:.2f}",
+    "spans' F1": lambda r: f"{common.has_answer_f1(r['held']):.2f}",
+    "dev EM": lambda r: common.with_interval(r["dev"], "exact"),
+    "dev F1": lambda r: common.with_interval(r["dev"], "f1"),
+    "dev spans' F1": lambda r: f"{common.has_answer_f1(r['dev']):.2f}",
+    "seconds": lambda r: f"{r['seconds']:.0f}",
+    "GiB": lambda r: f"{r['peak_memory'] / 2**30:.2f}",
+}
+
+
+def plot(rows: list[dict], folder: Path) -> None:
+    """Spans' F1 on dev against the rank: a line for each kind of targets, its best rate by the held-out part."""
+    made = common.figure()
+    if made is None:
+        return
+    drawn, axes = made
+    for targets in dict.fromkeys(row["targets"] for row in rows):
+        of_targets = [row for row in rows if row["targets"] == targets]
+        points = []
+        for rank in sorted({row["rank"] for row in of_targets}):
+            same = [row for row in of_targets if row["rank"] == rank]
+            chosen = max(same, key=lambda row: common.has_answer_f1(row["held"]))
+            points.append((rank, common.has_answer_f1(chosen["dev"])))
+        axes.plot(*zip(*points, strict=True), marker="o", label=targets)
+    axes.set(xscale="log", xlabel="rank", ylabel="F1 on dev questions with an answer, always answering")
+    axes.set_xticks(sorted({row["rank"] for row in rows}), [str(r) for r in sorted({row["rank"] for row in rows})])
+    axes.minorticks_off()
+    axes.legend(title="targets")
+    axes.grid(alpha=0.3)
+    common.save_figure(drawn, folder, "ablate.png")

@@ -1,0 +1,200 @@
+"""What experiments share: a split of the train file by article, runs of train.py with their cost, tables and plots."""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+import minibert
+import squad
+
+ROOT = Path(__file__).parent.parent
+DATA = ROOT / "data"
+
+
+def parser(name: str, description: str) -> argparse.ArgumentParser:
+    """A parser with what every experiment that trains takes."""
+    made = minibert.Parser(prog=f"python -m experiments {name}", description=description)
+    add = made.add_argument
+    add(
+        "--train",
+        metavar="FILE",
+        default=str(DATA / "train.json.gz"),
+        help="SQuAD file to train on (data/train.json.gz)",
+    )
+    add("--dev", metavar="FILE", default=str(DATA / "dev.json.gz"), help="scored once a row (data/dev.json.gz)")
+    add("--questions", metavar="N", type=int, default=1024, help="train questions of a run, drawn at random (1024)")
+    add("--held", metavar="N", type=int, default=400, help="questions of held-out train articles to choose by (400)")
+    add("--output", metavar="DIR", type=Path, default=Path("runs") / "experiments" / name, help="folder for everything")
+    add("--debug", action="store_true", help="show the traceback of an error")
+    add("flags", nargs="*", metavar="-- FLAGS", help="after --: flags of train.py for all runs")
+    return made
+
+
+def split_by_article(
+    examples: Sequence[squad.Example], questions: int, held: int, seed: int = 0
+) -> tuple[list[squad.Example], list[squad.Example]]:
+    """Two lists of examples that share no article: at most `questions` to train on, at most `held` to choose by.
+
+    Articles are held out in random order until they have twice as many questions as are wanted, so that those drawn
+    come from several. Raises ValueError when one of the two would be empty.
+    """
+    rng = np.random.default_rng(seed)
+    by_title = defaultdict(list)
+    for example in examples:
+        by_title[example.title].append(example)
+    titles = [str(title) for title in rng.permutation(sorted(by_title))]
+    kept: list[squad.Example] = []
+    while titles[1:] and len(kept) < 2 * held:
+        kept += by_title[titles.pop()]
+    rest = [example for title in titles for example in by_title[title]]
+    parts = []
+    for pool, size in ((rest, questions), (kept, held)):
+        chosen = sorted(rng.permutation(len(pool))[:size].tolist())
+        parts.append([pool[i] for i in chosen])
+    if not all(parts):
+        raise ValueError(f"{len(by_title)} articles are too few to hold some out of training, expected at least 2")
+    return parts[0], parts[1]
+
+
+def write_squad(examples: Sequence[squad.Example], path: Path) -> None:
+    """Examples -> a SQuAD file; those of one context and article together."""
+    articles: dict = defaultdict(lambda: defaultdict(list))
+    for e in examples:
+        answers = [{"text": a.text, "answer_start": a.start} for a in e.answers]
+        qa = {"id": e.id, "question": e.question, "answers": answers, "is_impossible": e.is_impossible}
+        articles[e.title][e.context].append(qa)
+    data = [
+        {"title": title, "paragraphs": [{"context": context, "qas": qas} for context, qas in paragraphs.items()]}
+        for title, paragraphs in articles.items()
+    ]
+    with minibert.whole_files(path.parent) as part:
+        (part / path.name).write_text(json.dumps({"version": "v2.0", "data": data}), encoding="utf-8")
+
+
+def prepare_data(options: argparse.Namespace) -> list[str]:
+    """Write the two parts of the train file into the output folder; returns the flags that make train.py use them."""
+    fit, held = options.output / "fit.json", options.output / "held.json"
+    wanted = {"train": str(options.train), "questions": options.questions, "held": options.held}
+    made = options.output / "data.json"
+    if made.exists() and minibert.read_json(made) != wanted:
+        raise ValueError(
+            f"{options.output} holds an experiment on other data ({made}): choose another --output, or delete it"
+        )
+    if not made.exists():
+        parts = split_by_article(squad.read_examples(options.train), options.questions, options.held)
+        for examples, path in zip(parts, (fit, held), strict=True):
+            write_squad(examples, path)
+        with minibert.whole_files(options.output) as part:
+            minibert.write_json(part / made.name, wanted)
+    return ["--train", str(fit), "--dev", str(held)]
+
+
+def trained(folder: Path, flags: Sequence[str]) -> dict:
+    """Train with train.py in a process of its own, or go on, or only read what an earlier call found.
+
+    Returns seconds and peak_memory (bytes) of all of it, and `metrics`, those on the held-out part.
+    Raises ValueError when train.py fails.
+    """
+    cost = folder / "cost.json"
+    before = minibert.read_json(cost) if cost.exists() else {"seconds": 0.0, "peak_memory": 0, "done": False}
+    if not before["done"]:
+        begun = (folder / "config.json").exists()
+        arguments = ["--resume", str(folder)] if begun else [*flags, "--output", str(folder)]
+        status, seconds, memory = timed(["train.py", *arguments], words_of(folder))
+        seconds, memory = before["seconds"] + seconds, max(before["peak_memory"], memory)
+        before = {"seconds": seconds, "peak_memory": memory, "done": status == 0}
+        if folder.exists():
+            with minibert.whole_files(folder) as part:
+                minibert.write_json(part / cost.name, before)
+        check(status, folder)
+    return {**before, "metrics": minibert.read_json(folder / "metrics.json")}
+
+
+def scored(folder: Path, dev: str) -> dict:
+    """The figures of a trained run on the dev file, at the run's own threshold; scored once, then read."""
+    path = folder / "evaluation" / "metrics.json"
+    if not path.exists():
+        status, _, _ = timed(["train.py", "--evaluate", str(folder), "--dev", dev], words_of(folder))
+        check(status, folder)
+    return minibert.read_json(path)
+
+
+def timed(command: list[str], output: Path) -> tuple[int, float, int]:
+    """Run a Python script of ours; its words go to a file. Returns status, seconds and the most bytes it ever held."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    began = time.perf_counter()
+    with output.open("ab") as file:
+        arguments = [sys.executable, str(ROOT / command[0]), *command[1:]]
+        process = os.posix_spawn(
+            sys.executable, arguments, os.environ,
+            file_actions=[(os.POSIX_SPAWN_DUP2, file.fileno(), 1), (os.POSIX_SPAWN_DUP2, file.fileno(), 2)],
+        )  # fmt: skip
+    try:
+        _, status, usage = os.wait4(process, 0)
+    except KeyboardInterrupt:  # the script has had it too, and writes its checkpoint
+        os.wait4(process, 0)
+        raise
+    return os.waitstatus_to_exitcode(status), time.perf_counter() - began, usage.ru_maxrss * 1024
+
+
+def words_of(folder: Path) -> Path:
+    """Where what train.py said about the run in `folder` is kept."""
+    return folder.with_name(f"{folder.name}.txt")
+
+
+def check(status: int, folder: Path) -> None:
+    """Raises ValueError when train.py did not end well."""
+    if status:
+        output = words_of(folder)
+        last = output.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
+        raise ValueError(f"train.py ended with status {status}: {''.join(last)[-500:]}; all it said is in {output}")
+
+
+def with_interval(metrics: dict, name: str) -> str:
+    """`62.54 (60.6-64.5)`: a figure and its 95% interval over articles."""
+    low, high = metrics[f"{name}_interval"]
+    return f"{metrics[name]:.2f} ({low:.1f}-{high:.1f})"
+
+
+def has_answer_f1(metrics: dict) -> float:
+    """F1 on the questions with an answer when the model must always answer: how well it finds spans."""
+    return metrics["always_answer"].get("HasAns_f1", float("nan"))
+
+
+def report(
+    folder: Path, title: str, rows: Sequence[dict], columns: dict[str, Callable[[dict], str]], notes: str
+) -> None:
+    """Write results.md and results.json, and print the table."""
+    lines = [f"| {' | '.join(columns)} |", f"| {' | '.join('---' for _ in columns)} |"]
+    lines += [f"| {' | '.join(cell(row) for cell in columns.values())} |" for row in rows]
+    text = f"## {title}\n{notes}\n\n" + "\n".join(lines) + "\n"
+    with minibert.whole_files(folder) as part:
+        (part / "results.md").write_text(text, encoding="utf-8")
+        (part / "results.json").write_text(json.dumps(list(rows), indent=2) + "\n", encoding="utf-8")
+    print(f"{text}\n{folder}/results.md, results.json")
+
+
+def figure(width: float = 7.0, height: float = 4.5):
+    """matplotlib's figure and axes, or None where it is not installed; that is said."""
+    try:
+        import matplotlib
+    except ImportError:
+        print("no plot: pip install matplotlib", file=sys.stderr)
+        return None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot.subplots(figsize=(width, height), layout="constrained")
+
+
+def save_figure(drawn, folder: Path, name: str) -> None:
+    with minibert.whole_files(folder) as part:
+        drawn.savefig(part / name, dpi=110)
+    print(folder / name)
