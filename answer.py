@@ -59,7 +59,7 @@ def load_reader(
     place = minibert.choose_device(device)
     dtype = minibert.choose_precision(precision, place)
     minibert.store_frozen_as(dtype, bert)
-    settings = {"max_length": min(384, bert.config.max_position_embeddings), **saved, **settings}
+    settings = {"max_length": min(384, bert.config.longest_sequence), **saved, **settings}
     minibert.check_fit(tokenizer, bert.config, settings["max_length"])
     return squad.Reader(bert, tokenizer, device=place, precision=dtype, **settings)
 

@@ -50,8 +50,9 @@ def main(argv: Sequence[str]) -> int:
         rows.append(row)
     best = max(rows, key=lambda row: row["held"]["crossfit"]["f1"])
     notes = (
-        f"{options.questions} questions of {Path(options.train).name}, one pass; chosen by the cross-fitted F1 on {options.held} "
-        f"questions of held-out articles: rank {best['rank']}, {best['targets']}, rate {best['learning_rate']:g}. "
+        f"{options.questions} questions of {Path(options.train).name}, one pass; chosen by the cross-fitted F1 on "
+        f"{options.held} questions of held-out articles: rank {best['rank']}, {best['targets']}, rate "
+        f"{best['learning_rate']:g}. "
         f"{Path(options.dev).name} was scored once a row, at the threshold of the held-out part."
     )
     common.report(options.output, "LoRA by rank, targets and learning rate", rows, COLUMNS, notes)

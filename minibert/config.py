@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from minibert.families import FAMILIES, Family
 from minibert.files import read_json
 
 ACTIVATIONS = ("gelu", "relu")
@@ -16,7 +17,8 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class BertConfig:
-    """Shape of a BERT encoder. Field names are those of `config.json` (Devlin et al. 2018, section 3).
+    """Shape of a BERT encoder or a relative's. Field names are those of BERT's `config.json` (Devlin et al. 2018,
+    section 3).
 
     Raises CheckpointError when a field is impossible; the message names the field and its value.
     """
@@ -34,13 +36,15 @@ class BertConfig:
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
     pad_token_id: int = 0
+    model_type: str = "bert"
 
     def __post_init__(self):
+        self._require("model_type", self.model_type in FAMILIES, f"one of {', '.join(FAMILIES)}")
         for name in _INTEGERS:
             self._require(name, _is_int(getattr(self, name)), "a whole number")
         for name in _SIZES:
-            most = _MOST.get(name, 2**20)
-            self._require(name, 1 <= getattr(self, name) <= most, f"1 to {most:,}")
+            least, most = int(self.family.segments or name != "type_vocab_size"), _MOST.get(name, 2**20)
+            self._require(name, least <= getattr(self, name) <= most, f"{least} to {most:,}")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             self._require(name, _is_number(getattr(self, name)) and 0 <= getattr(self, name) < 1, "in [0, 1)")
         for name in ("initializer_range", "layer_norm_eps"):
@@ -53,6 +57,20 @@ class BertConfig:
             f"a divisor of hidden_size, {self.hidden_size}",
         )
 
+    @property
+    def family(self) -> Family:
+        return FAMILIES[self.model_type]
+
+    @property
+    def first_position(self) -> int:
+        """The position of a sequence's first token."""
+        return self.pad_token_id + 1 if self.family.positions_after_padding else 0
+
+    @property
+    def longest_sequence(self) -> int:
+        """How many tokens there are positions for."""
+        return self.max_position_embeddings - self.first_position
+
     def _require(self, name: str, holds: bool, expected: str) -> None:
         if not holds:
             seen = repr(getattr(self, name))[:60]
@@ -64,15 +82,23 @@ class BertConfig:
 
         Raises CheckpointError for a missing field, or one that asks for another architecture.
         """
-        for name, expected in (("model_type", "bert"), ("position_embedding_type", "absolute")):
-            if values.get(name, expected) != expected:
-                seen = repr(values[name])[:60]
-                raise CheckpointError(f"config: {name} is {seen}, minibert reads only {expected!r}")
-        fields = dataclasses.fields(cls)
-        for field in fields:
-            if field.default is dataclasses.MISSING and field.name not in values:
-                raise CheckpointError(f"config: {field.name} is missing, expected a whole number")
-        return cls(**{f.name: values[f.name] for f in fields if f.name in values})
+        kind, positions = values.get("model_type", "bert"), values.get("position_embedding_type", "absolute")
+        if not isinstance(kind, str) or kind not in FAMILIES:
+            raise CheckpointError(f"config: model_type is {repr(kind)[:60]}, minibert reads {', '.join(FAMILIES)}")
+        if positions != "absolute":
+            raise CheckpointError(
+                f"config: position_embedding_type is {repr(positions)[:60]}, minibert reads only 'absolute'"
+            )
+        family, known = FAMILIES[kind], {"model_type": kind}
+        if not family.segments:
+            known["type_vocab_size"] = 0
+        for field in dataclasses.fields(cls):
+            theirs = family.config_names.get(field.name, field.name)
+            if theirs in values and field.name not in known:
+                known[field.name] = values[theirs]
+            elif field.default is dataclasses.MISSING:
+                raise CheckpointError(f"config: {theirs} is missing, expected a whole number")
+        return cls(**known)
 
     @classmethod
     def from_json(cls, path: str | Path) -> "BertConfig":
@@ -91,9 +117,10 @@ class BertConfig:
             raise CheckpointError(f"{path}: {error}") from None
 
     def to_dict(self) -> dict:
-        """The fields, and what transformers needs to know the architecture by."""
-        known_by = {"model_type": "bert", "architectures": ["BertForQuestionAnswering"]}
-        return {**known_by, **dataclasses.asdict(self)}
+        """The fields under the family's names, and what transformers needs to know the architecture by."""
+        family = self.family
+        fields = {family.config_names.get(name, name): value for name, value in dataclasses.asdict(self).items()}
+        return {**fields, "architectures": [family.architecture]}
 
 
 _SIZES = (

@@ -1,5 +1,7 @@
 """BERT for extractive question answering, written out by hand (Devlin et al. 2018, arXiv 1810.04805).
 
+RoBERTa, XLM-R and DistilBERT are the same encoder with other numbers and names: families.py has the table.
+
 Read top-down: the QA model, the encoder, one layer, attention.
 
 Axes, named once: B batch, T tokens, H hidden size, N attention heads, D = H / N head size.
@@ -64,25 +66,32 @@ class Bert(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """x = dropout(LayerNorm(word + token type + position)), the positions learned, 0 to T-1 (figure 2)."""
+    """x = dropout(LayerNorm(word + token type + position)), the positions learned, 0 to T-1 (figure 2).
+
+    RoBERTa's positions begin after padding's number, and its token types are all 0; DistilBERT has none.
+    """
 
     def __init__(self, config: BertConfig):
         super().__init__()
         self.word = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
         self.position = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        self.token_type = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.first_position, self.longest = config.first_position, config.longest_sequence
+        self.token_type = nn.Embedding(config.type_vocab_size, config.hidden_size) if config.type_vocab_size else None
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
         """Two (B, T) integer tensors -> (B, T, H). Raises ValueError when T exceeds the positions there are."""
         T = input_ids.size(1)
-        if self.position.num_embeddings < T:
+        if self.longest < T:
             raise ValueError(
-                f"a sequence of {T} tokens, but this model has {self.position.num_embeddings} positions: "
-                f"use windows of at most {self.position.num_embeddings} tokens"
+                f"a sequence of {T} tokens, but this model has {self.longest} positions: "
+                f"use windows of at most {self.longest} tokens"
             )
-        x = self.word(input_ids) + self.token_type(token_type_ids) + self.position.weight[:T]
+        x = self.word(input_ids)
+        if self.token_type is not None:
+            x = x + self.token_type(token_type_ids.clamp(max=self.token_type.num_embeddings - 1))
+        x = x + self.position.weight[self.first_position :][:T]
         return self.dropout(self.norm(x))
 
 

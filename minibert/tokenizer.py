@@ -38,10 +38,10 @@ def check_fit(tokenizer: Tokenizer, config: BertConfig, max_length: int) -> None
             f"the tokenizer makes ids up to {largest}, the model has {config.vocab_size}: "
             "they are not of one checkpoint"
         )
-    if max_length > config.max_position_embeddings:
+    if max_length > config.longest_sequence:
         raise CheckpointError(
-            f"windows of {max_length} tokens, but this model has {config.max_position_embeddings} positions: "
-            f"use a max length of at most {config.max_position_embeddings}"
+            f"windows of {max_length} tokens, but this model has {config.longest_sequence} positions: "
+            f"use a max length of at most {config.longest_sequence}"
         )
 
 

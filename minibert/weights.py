@@ -13,31 +13,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from minibert.config import BertConfig, CheckpointError
+from minibert.families import BERT_EMBEDDINGS, Family
 from minibert.files import read_json
 from minibert.hub import find_model
 from minibert.model import BertForQuestionAnswering
 
-# our name -> the checkpoint's name, less ".weight" / ".bias"
-NAMES = {
-    "qa_outputs": "qa_outputs",
-    "bert.embeddings.word": "bert.embeddings.word_embeddings",
-    "bert.embeddings.position": "bert.embeddings.position_embeddings",
-    "bert.embeddings.token_type": "bert.embeddings.token_type_embeddings",
-    "bert.embeddings.norm": "bert.embeddings.LayerNorm",
-}
-# the same within layer i, where ours is "bert.layers.i." and the checkpoint's "bert.encoder.layer.i."
-LAYER_NAMES = {
-    "query": "attention.self.query",
-    "key": "attention.self.key",
-    "value": "attention.self.value",
-    "attention_output": "attention.output.dense",
-    "attention_norm": "attention.output.LayerNorm",
-    "intermediate": "intermediate.dense",
-    "output": "output.dense",
-    "output_norm": "output.LayerNorm",
-}
-IGNORED_PREFIXES = ("cls.", "bert.pooler.")
-IGNORED_KEYS = ("bert.embeddings.position_ids",)
 LEGACY = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
 log = logging.getLogger("minibert")
@@ -45,18 +25,21 @@ log = logging.getLogger("minibert")
 
 def checkpoint_names(config: BertConfig) -> dict[str, str]:
     """Our module names -> the checkpoint's, every linear, embedding and norm of the model once."""
-    layers = {
-        f"bert.layers.{i}.{ours}": f"bert.encoder.layer.{i}.{theirs}"
-        for i in range(config.num_hidden_layers)
-        for ours, theirs in LAYER_NAMES.items()
-    }
-    return NAMES | layers
+    family = config.family
+    names = {"qa_outputs": "qa_outputs"}
+    for ours, theirs in BERT_EMBEDDINGS.items():
+        if ours != "token_type" or family.segments:
+            names[f"bert.embeddings.{ours}"] = f"{family.prefix}{theirs}"
+    for i in range(config.num_hidden_layers):
+        for ours, theirs in family.layer_names.items():
+            names[f"bert.layers.{i}.{ours}"] = f"{family.prefix}{family.layers}.{i}.{theirs}"
+    return names
 
 
 def load_pretrained(
     name_or_path: str | Path, revision: str | None = None, dropout: float | None = None, head: str = "new"
 ) -> BertForQuestionAnswering:
-    """Load a BERT checkpoint (config.json and safetensors) in float32, in eval mode.
+    """Load a checkpoint of BERT or a relative (config.json and safetensors) in float32, in eval mode.
 
     Args:
         name_or_path: a folder, `minilm`, or a hub id (see `find_model`).
@@ -71,7 +54,7 @@ def load_pretrained(
     config = BertConfig.from_json(folder / "config.json")
     if dropout is not None:
         config = replace(config, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
-    wanted, there = checkpoint_shapes(config), _read_headers(folder)
+    wanted, there = checkpoint_shapes(config), _read_headers(folder, config.family)
     _check_keys(folder, wanted, there)  # before anything is allocated: config.json may ask for any size
     has_head = "qa_outputs.weight" in there
     if head == "required" and not has_head:
@@ -81,7 +64,7 @@ def load_pretrained(
     model = BertForQuestionAnswering(config)
     state = _checkpoint_state(model)
     for key, tensor in _read_tensors(folder):
-        name = _canonical(key)
+        name = _canonical(key, config.family)
         if name in state:
             if not tensor.sum(dtype=torch.float64).isfinite():  # of finite numbers it is; much faster than to ask each
                 raise CheckpointError(f"{folder}: {key} holds NaN or infinity, expected finite weights")
@@ -127,7 +110,7 @@ def _check_keys(folder: Path, wanted: dict[str, tuple[int, ...]], there: dict[st
 
 
 def save_pretrained(model: BertForQuestionAnswering, folder: str | Path) -> None:
-    """Write config.json and model.safetensors, as transformers' BertForQuestionAnswering.from_pretrained loads.
+    """Write config.json and model.safetensors, as transformers' AutoModelForQuestionAnswering.from_pretrained loads.
 
     Raises ValueError when the model's parameters are not a plain BertForQuestionAnswering's (an adapter
     not yet merged away, say).
@@ -152,21 +135,21 @@ def _checkpoint_state(model: BertForQuestionAnswering) -> dict[str, Tensor]:
     return state
 
 
-def _canonical(key: str) -> str:
-    """A key as files of any age and head spell it -> with `bert.` prefix and LayerNorm's weight and bias."""
+def _canonical(key: str, family: Family) -> str:
+    """A key as files of any age and head spell it -> with the family's prefix and LayerNorm's weight and bias."""
     for old, new in LEGACY.items():
         key = key.removesuffix(old) + new if key.endswith(old) else key
-    return key if key.startswith(("bert.", "cls.", "qa_outputs.")) else f"bert.{key}"
+    return key if key.startswith((family.prefix, "qa_outputs.")) else f"{family.prefix}{key}"
 
 
-def _read_headers(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+def _read_headers(folder: Path, family: Family) -> dict[str, tuple[tuple[int, ...], str]]:
     """The canonical name of every tensor that matters -> its shape and type, without reading it."""
     found: dict[str, tuple[tuple[int, ...], str]] = {}
     for path in _weight_files(folder):
         with _opened(path) as file:
             for key in file.keys():  # noqa: SIM118 - safe_open is no mapping
-                name, part = _canonical(key), file.get_slice(key)
-                if name.startswith(IGNORED_PREFIXES) or name in IGNORED_KEYS:
+                name, part = _canonical(key, family), file.get_slice(key)
+                if name.removeprefix(family.prefix).startswith((*family.unused, "embeddings.position_ids")):
                     continue
                 if name in found:
                     raise CheckpointError(f"{path}: holds {name} twice, the second time as {key}")

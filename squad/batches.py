@@ -39,8 +39,8 @@ def collate(windows: Windows, rows: np.ndarray) -> Batch:
         e = windows.example[w]
         at = context_at[row]
         input_ids[row, 0] = windows.cls_id
-        input_ids[row, 1 : at - 1] = windows.questions[e]
-        input_ids[row, at - 1] = input_ids[row, lengths[row] - 1] = windows.sep_id
+        input_ids[row, 1 : at - windows.between] = windows.questions[e]
+        input_ids[row, at - windows.between : at] = input_ids[row, lengths[row] - 1] = windows.sep_id
         input_ids[row, at : lengths[row] - 1] = windows.contexts[windows.context[e]][windows.begin[w] : windows.end[w]]
     position = np.arange(T)[None]
     real = position < lengths[:, None]

@@ -1,5 +1,7 @@
 """Examples -> windows: `[CLS] question [SEP] a piece of the context [SEP]`, at most `max_length` tokens each.
 
+RoBERTa and XLM-R write `<s> question </s></s> a piece of the context </s>`. Which it is, the tokenizer tells.
+
 Only the context is cut. Consecutive windows of one context share `overlap` tokens, so that an answer cut by
 the end of one window stands whole in the next. (Google's `doc_stride` is the step between window starts, the
 tokenizers library's `stride` is the overlap; here it is always the overlap.)
@@ -12,6 +14,7 @@ from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -20,7 +23,23 @@ from squad.align import char_to_token_span
 from squad.examples import DataError, Example
 
 CHUNK = 512  # texts tokenised at a time: bounds the memory taken by the tokenizer's own objects
-SPECIAL_TOKENS = 3  # [CLS], [SEP], [SEP]
+
+
+class Template(NamedTuple):
+    """How a question and a piece of context are put together: cls question sep*between context sep."""
+
+    cls: str
+    sep: str
+    pad: str
+    between: int
+    blanks: bool  # whether its tokenizers count the blank before a word to the word
+
+    @property
+    def special_tokens(self) -> int:
+        return self.between + 2
+
+
+TEMPLATES = (Template("[CLS]", "[SEP]", "[PAD]", 1, False), Template("<s>", "</s>", "<pad>", 2, True))
 
 
 @dataclass(frozen=True)
@@ -62,19 +81,20 @@ class Windows:
     cls_id: int
     sep_id: int
     pad_id: int
+    between: int  # separators between question and context; one more closes the window
 
     def __len__(self) -> int:
         return len(self.example)
 
     def context_positions(self, window: np.ndarray) -> np.ndarray:
-        """Where the context of each of these windows begins: after [CLS], the question and [SEP]."""
+        """Where the context of each of these windows begins: after [CLS], the question and the separators."""
         example = self.example[window]
-        return self.questions.rows[example + 1] - self.questions.rows[example] + 2
+        return self.questions.rows[example + 1] - self.questions.rows[example] + 1 + self.between
 
     @property
     def lengths(self) -> np.ndarray:
         """(W,) tokens in each window, special ones counted."""
-        return self.questions.lengths[self.example] + self.end - self.begin + SPECIAL_TOKENS
+        return self.questions.lengths[self.example] + self.end - self.begin + self.between + 2
 
     def char_spans(self, window: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
         """Spans of positions [first, last] in windows -> (n, 2) character spans of their contexts.
@@ -98,31 +118,48 @@ def make_windows(
 
     Args: tokenizer: without truncation or padding of its own. progress: wraps the loop (tqdm, say).
     Raises ValueError when windows of `max_length` leave no room to step forward, DataError when the
-    tokenizer lacks BERT's special tokens.
+    tokenizer has neither BERT's nor RoBERTa's special tokens.
     """
     if max_question_tokens < 1:
         raise ValueError(f"max question tokens is {max_question_tokens}, expected at least 1")
-    room = max_length - SPECIAL_TOKENS - max_question_tokens
+    template = find_template(tokenizer)
+    special = template.special_tokens
+    room = max_length - special - max_question_tokens
     if not 0 <= overlap < room:
         raise ValueError(
             f"window overlap is {overlap}, expected 0 to {room - 1}: of a max length of {max_length}, "
-            f"{max_question_tokens} go to the question and {SPECIAL_TOKENS} to special tokens"
+            f"{max_question_tokens} go to the question and {special} to special tokens"
         )
     numbers: dict[str, int] = {}
     context = np.array([numbers.setdefault(e.context, len(numbers)) for e in examples], np.int64)
-    contexts, offsets = _tokenise(list(numbers), tokenizer, progress)
+    contexts, offsets = _tokenise(list(numbers), tokenizer, progress, blanks=template.blanks)
     questions, _ = _tokenise([e.question for e in examples], tokenizer, progress, max_question_tokens)
     answers = _answer_tokens(examples, offsets, context)
-    example, begin, end = _cut(questions.lengths, contexts.lengths[context], max_length, overlap)
-    start_positions, end_positions = _labels(answers[example], begin, end, questions.lengths[example] + 2)
+    example, begin, end = _cut(questions.lengths, contexts.lengths[context], max_length - special, overlap)
+    shift = questions.lengths[example] + 1 + template.between
+    start_positions, end_positions = _labels(answers[example], begin, end, shift)
+    ids = (tokenizer.token_to_id(token) for token in (template.cls, template.sep, template.pad))
     return Windows(
         questions, contexts, offsets, context, example, begin, end, start_positions, end_positions, max_length,
-        *(_special_id(tokenizer, token) for token in ("[CLS]", "[SEP]", "[PAD]")),
+        *ids, template.between,
     )  # fmt: skip
 
 
+def find_template(tokenizer: Tokenizer) -> Template:
+    """How this tokenizer's model expects pairs. Raises DataError when its special tokens are unknown."""
+    for template in TEMPLATES:
+        if all(tokenizer.token_to_id(token) is not None for token in (template.cls, template.sep, template.pad)):
+            return template
+    wanted = " nor ".join(f"{t.cls}, {t.sep} and {t.pad}" for t in TEMPLATES)
+    raise DataError(f"the tokenizer has neither {wanted}: no BERT's and no RoBERTa's")
+
+
 def _tokenise(
-    texts: list[str], tokenizer: Tokenizer, progress: Callable[[Iterable], Iterable], limit: int | None = None
+    texts: list[str],
+    tokenizer: Tokenizer,
+    progress: Callable[[Iterable], Iterable],
+    limit: int | None = None,
+    blanks: bool = False,
 ) -> tuple[Ragged, Ragged]:
     """Texts -> rows of token ids, rows of character offsets; the first `limit` tokens of each."""
     # array.array grows in place, where lists of numpy arrays would hold everything twice when joined
@@ -132,11 +169,22 @@ def _tokenise(
             encodings = tokenizer.encode_batch(texts[at : at + CHUNK], add_special_tokens=False)
         except Exception as error:  # tokenizers raises bare Exception
             raise DataError(f"the tokenizer fails on this text ({error}): its tokenizer.json may be damaged") from error
-        for encoding in encodings:
+        for text, encoding in zip(texts[at : at + CHUNK], encodings, strict=True):
             ids.extend(encoding.ids[:limit])
-            offsets.extend(chain.from_iterable(encoding.offsets[:limit]))
+            spans = encoding.offsets[:limit]
+            offsets.extend(chain.from_iterable(without_blanks(text, spans) if blanks else spans))
             rows.append(len(ids))
     return Ragged(np.asarray(ids), np.asarray(rows)), Ragged(np.asarray(offsets).reshape(-1, 2), np.asarray(rows))
+
+
+def without_blanks(text: str, offsets: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Offsets of which none begins with white space: an answer read back would begin with a blank."""
+    trimmed = []
+    for start, end in offsets:
+        while start < end and text[start].isspace():
+            start += 1
+        trimmed.append((start, end))
+    return trimmed
 
 
 def _answer_tokens(examples: Sequence[Example], offsets: Ragged, context: np.ndarray) -> np.ndarray:
@@ -151,10 +199,13 @@ def _answer_tokens(examples: Sequence[Example], offsets: Ragged, context: np.nda
 
 
 def _cut(
-    question_lengths: np.ndarray, context_lengths: np.ndarray, max_length: int, overlap: int
+    question_lengths: np.ndarray, context_lengths: np.ndarray, length: int, overlap: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(E,), (E,) -> example, begin, end, each (W,): every context token in a window, at least one each."""
-    room = max_length - SPECIAL_TOKENS - question_lengths
+    """(E,), (E,) -> example, begin, end, each (W,): every context token in a window, at least one each.
+
+    length: tokens for question and context together.
+    """
+    room = length - question_lengths
     step = room - overlap
     count = np.maximum(1, -(-(context_lengths - overlap) // step))
     example = np.repeat(np.arange(len(count)), count)
@@ -169,10 +220,3 @@ def _labels(answers: np.ndarray, begin: np.ndarray, end: np.ndarray, shift: np.n
     first, last = answers.T
     whole = (first >= begin) & (last < end) & (first >= 0)
     return np.where(whole, first - begin + shift, 0), np.where(whole, last - begin + shift, 0)
-
-
-def _special_id(tokenizer: Tokenizer, token: str) -> int:
-    id = tokenizer.token_to_id(token)
-    if id is None:
-        raise DataError(f"the tokenizer has no {token}, expected a BERT tokenizer")
-    return id

@@ -142,7 +142,7 @@ GOOD = json.loads((GOLDEN / "tiny" / "config.json").read_text())
         ({"hidden_dropout_prob": 1.5}, "hidden_dropout_prob is 1.5"),
         ({"layer_norm_eps": float("nan")}, "layer_norm_eps is nan"),
         ({"hidden_act": "swish"}, "hidden_act is 'swish'"),
-        ({"model_type": "roberta"}, "model_type is 'roberta'"),
+        ({"model_type": "gpt2"}, "model_type is 'gpt2', minibert reads bert, roberta, xlm-roberta, distilbert"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),
         ({"pad_token_id": 37}, "pad_token_id is 37"),
     ],

@@ -5,16 +5,28 @@ tiny.safetensors    inputs with padding, and what transformers computes of them:
 minilm.safetensors  a fixed random head on the MiniLM weights, inputs, and transformers' logits
 official.json.gz    three systems' predictions on data/dev.json.gz, null odds with many ties, and what the official
             evaluate-v2.0.py prints for them (made apart: that script is not part of this project)
+families/   the same as tiny/ and tiny.safetensors for RoBERTa, XLM-R and DistilBERT
 adapter/    a PEFT adapter (rsLoRA, rank_pattern, alpha_pattern) on tiny/, and logits.safetensors with PEFT's logits
 """
 
+import math
 import sys
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
-from transformers import BertConfig, BertForQuestionAnswering
+from transformers import (
+    BertConfig,
+    BertForQuestionAnswering,
+    DistilBertConfig,
+    DistilBertForQuestionAnswering,
+    RobertaConfig,
+    RobertaForQuestionAnswering,
+    XLMRobertaConfig,
+    XLMRobertaForQuestionAnswering,
+)
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent.parent))
@@ -44,6 +56,47 @@ def tiny() -> BertForQuestionAnswering:
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return model
+
+
+ROBERTA = {
+    "vocab_size": 37, "hidden_size": 15, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 22,
+    "max_position_embeddings": 13, "type_vocab_size": 1, "initializer_range": 0.5, "pad_token_id": 1, "bos_token_id": 0,
+    "eos_token_id": 2,
+}  # fmt: skip
+RELATIVES = {
+    "roberta": lambda: RobertaForQuestionAnswering(RobertaConfig(**ROBERTA)),
+    "xlm-roberta": lambda: XLMRobertaForQuestionAnswering(XLMRobertaConfig(**ROBERTA)),
+    "distilbert": lambda: DistilBertForQuestionAnswering(
+        DistilBertConfig(
+            vocab_size=37, dim=15, n_layers=2, n_heads=3, hidden_dim=22, max_position_embeddings=11,
+            initializer_range=0.5, qa_dropout=0.0,
+        )
+    ),
+}  # fmt: skip
+
+
+def relative(name: str) -> None:
+    """A tiny random model of the family, and what transformers computes with it: logits, loss, every gradient."""
+    model = RELATIVES[name]().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    model.save_pretrained(HERE / "families" / name)
+    inputs = random_inputs(37, B=3, T=7)
+    pad, mask = model.config.pad_token_id, inputs["attention_mask"].bool()
+    # RoBERTa finds its positions by looking for padding's id, which must stand nowhere else
+    inputs["input_ids"] = torch.where(mask, inputs["input_ids"].clamp(min=3), pad)
+    labels = {"start_positions": torch.tensor([0, 2, 1]), "end_positions": torch.tensor([0, 4, 1])}
+    known = {k: inputs[k] for k in ("input_ids", "attention_mask")}  # of one segment or none
+    output = model(**known)
+    # over real tokens only: what padding's own logits are is nobody's business
+    start, end = (logits.masked_fill(~mask, -math.inf) for logits in (output.start_logits, output.end_logits))
+    loss = (F.cross_entropy(start, labels["start_positions"]) + F.cross_entropy(end, labels["end_positions"])) / 2
+    loss.backward()
+    results = {"start_logits": output.start_logits, "end_logits": output.end_logits, "loss": loss}
+    gradients = {f"gradient.{key}": p.grad for key, p in model.named_parameters() if p.grad is not None}
+    tensors = {**inputs, **labels, **results, **gradients}
+    save_file({k: v.detach().contiguous() for k, v in tensors.items()}, HERE / "families" / f"{name}.safetensors")
 
 
 def main() -> None:
@@ -94,3 +147,6 @@ def tiny_again() -> BertForQuestionAnswering:
 
 if __name__ == "__main__":
     main()
+    for number, name in enumerate(RELATIVES):
+        torch.manual_seed(number)
+        relative(name)
