@@ -134,6 +134,7 @@ class Record:
         """Log it, and say how it did."""
         shown = metrics.get("crossfit", metrics)
         figures = {"step": step, "epoch": epoch, "exact": shown["exact"], "f1": shown["f1"]}
+        figures["dev_loss"] = metrics["loss"]
         self.at.evaluated = step  # now, as the checkpoint that follows must say so
         self.at.evaluations.append(figures)
         self.at.best = max(self.at.evaluations, key=lambda evaluation: evaluation["f1"])

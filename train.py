@@ -180,10 +180,11 @@ class Run:
         if parts is None:
             return None
         order = np.argsort(np.concatenate(shares))  # from the order of shares back to that of the windows
-        found = (np.concatenate(arrays)[order] for arrays in zip(*parts, strict=True))
+        *found, losses = (np.concatenate(arrays)[order] for arrays in zip(*parts, strict=True))
         predictions = squad.decode(dev.examples, dev.windows, *found, options.n_best)
         given = judged_by or {}
         metrics = squad.evaluate(dev.examples, predictions, given.get("null_threshold"), given.get("temperature"))
+        metrics["loss"] = float(losses.mean())  # over windows, as in training
         with minibert.whole_files(self.folder) as part:
             squad.write_results(part, predictions, metrics)
         return metrics

@@ -14,7 +14,7 @@ from squad.cache import cached_windows, fingerprint
 from squad.calibration import calibrate, calibration_error, probabilities
 from squad.dataset import Dataset, load_dataset
 from squad.download import find_squad_v2
-from squad.evaluation import evaluate, predict, results_table, search, write_results
+from squad.evaluation import Found, evaluate, predict, results_table, search, write_results
 from squad.examples import Answer, DataError, Example, read_examples
 from squad.metrics import (
     bootstrap_interval,
@@ -33,6 +33,7 @@ __all__ = [
     "DataError",
     "Dataset",
     "Example",
+    "Found",
     "Predictions",
     "Reader",
     "Windows",

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,8 +18,18 @@ from squad.metrics import (
     question_scores,
     tune_threshold,
 )
-from squad.spans import Predictions, apply_threshold, best_spans, decode
+from squad.spans import Predictions, apply_threshold, best_spans, decode, span_loss
 from squad.windows import Windows
+
+
+class Found(NamedTuple):
+    """What `search` finds in W windows: their n best spans, scores best first; the null score; the loss."""
+
+    scores: np.ndarray  # (W, n)
+    firsts: np.ndarray  # (W, n)
+    lasts: np.ndarray  # (W, n)
+    null: np.ndarray  # (W,)
+    loss: np.ndarray  # (W,)
 
 
 def predict(
@@ -33,7 +44,7 @@ def predict(
     """`search` all windows and `decode` what was found."""
     rows = np.arange(len(windows))
     found = search(model, windows, rows, device, max_answer_tokens, n_best, progress)
-    return decode(examples, windows, *found, n_best)
+    return decode(examples, windows, *found[:4], n_best)
 
 
 @torch.inference_mode()
@@ -45,23 +56,26 @@ def search(
     max_answer_tokens: int = 30,
     n_best: int = 20,
     progress: Callable[[Iterable], Iterable] = iter,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+) -> Found:
     """Run `model(input_ids, token_type_ids, attention_mask)` over the windows numbered `rows`, find their best spans.
 
-    Returns scores, firsts, lasts, each (len(rows), n_best), and null (len(rows),): `best_spans`, in the order of rows.
+    Returns `best_spans` and the loss of each, W = len(rows), in the order of rows.
     The caller puts the model in eval mode and opens any autocast. progress: wraps the loop (tqdm, say).
     """
     W, n, device = len(rows), n_best, torch.device(device)
     scores = np.full((W, n), -np.inf, np.float32)
-    firsts, lasts, null = np.zeros((W, n), np.int64), np.zeros((W, n), np.int64), np.zeros(W, np.float32)
+    firsts, lasts = np.zeros((W, n), np.int64), np.zeros((W, n), np.int64)
+    null, loss = np.zeros(W, np.float32), np.zeros(W, np.float32)
     for at in progress(evaluation_batches(windows.lengths[rows], tokens_at_once(device))):
         batch = collate(windows, rows[at]).to(device)
         logits = model(batch.input_ids, batch.token_type_ids, batch.attention_mask)
         found = best_spans(*logits, batch.span_mask, max_answer_tokens, n_best)
         score, first, last, null[at] = (tensor.cpu().numpy() for tensor in found)
+        losses = span_loss(*logits, batch.start_positions, batch.end_positions, batch.span_mask, reduction="none")
+        loss[at] = losses.cpu().numpy()
         k = score.shape[1]
         scores[at, :k], firsts[at, :k], lasts[at, :k] = score, first, last
-    return scores, firsts, lasts, null
+    return Found(scores, firsts, lasts, null, loss)
 
 
 def tokens_at_once(device: torch.device | str) -> int:

@@ -21,15 +21,22 @@ CERTAIN = 1e6
 
 
 def span_loss(
-    start_logits: Tensor, end_logits: Tensor, start_positions: Tensor, end_positions: Tensor, span_mask: Tensor
+    start_logits: Tensor,
+    end_logits: Tensor,
+    start_positions: Tensor,
+    end_positions: Tensor,
+    span_mask: Tensor,
+    reduction: str = "mean",
 ) -> Tensor:
     """The mean of two cross entropies, each over [CLS] and the context positions; a scalar.
 
     Args: logits and span_mask (bool), each (B, T); positions (B,), 0 meaning no answer. Position 0 is a
-        class like any other: it is never ignored.
+        class like any other: it is never ignored. reduction: `none` gives each window's own, (B,).
     """
-    start = F.cross_entropy(start_logits.float().masked_fill(~span_mask, -math.inf), start_positions)
-    end = F.cross_entropy(end_logits.float().masked_fill(~span_mask, -math.inf), end_positions)
+    start, end = (
+        F.cross_entropy(logits.float().masked_fill(~span_mask, -math.inf), positions, reduction=reduction)
+        for logits, positions in ((start_logits, start_positions), (end_logits, end_positions))
+    )
     return (start + end) / 2
 
 
