@@ -42,10 +42,20 @@ def main(argv: Sequence[str]) -> int:
     for rank, alpha, rate, targets in tqdm(settings, desc="ablate", unit="run"):
         names = ("--lora-rank", str(rank), "--lora-alpha", str(alpha), "--learning-rate", str(rate))
         folder = options.output / f"r{rank}-a{alpha}-{rate:g}-{TARGETS[targets].replace(',', '+')}"
-        flags = [*data, *names, "--lora-targets", TARGETS[targets], "--epochs", "1", *options.flags]
+        flags = [
+            *data,
+            *names,
+            "--lora-targets",
+            TARGETS[targets],
+            "--epochs",
+            "1",
+            "--log-every",
+            "10",
+            *options.flags,
+        ]
         run = common.trained(folder, flags)
         dev = common.scored(folder, options.dev)
-        row = {"rank": rank, "alpha": alpha, "learning_rate": rate, "targets": targets, **parameters(folder)}
+        row = {"rank": rank, "alpha": alpha, "learning_rate": rate, "targets": targets, **common.parameters(folder)}
         row |= {"seconds": run["seconds"], "peak_memory": run["peak_memory"], "held": run["metrics"], "dev": dev}
         rows.append(row)
     best = max(rows, key=lambda row: row["held"]["crossfit"]["f1"])
@@ -58,15 +68,6 @@ def main(argv: Sequence[str]) -> int:
     common.report(options.output, "LoRA by rank, targets and learning rate", rows, COLUMNS, notes)
     plot(rows, options.output)
     return 0
-
-
-def parameters(folder: Path) -> dict[str, float]:
-    """Trained parameters and their share, as train.py's opening table says."""
-    for line in common.words_of(folder).read_text(encoding="utf-8", errors="replace").splitlines():
-        words = line.split()
-        if words[:1] == ["trains"]:
-            return {"parameters": int(words[1].replace(",", "")), "share": float(words[2].strip("(%):")) / 100}
-    raise ValueError(f"{folder.with_suffix('.txt')}: train.py's table is not there")
 
 
 COLUMNS = {

@@ -157,6 +157,15 @@ def check(status: int, folder: Path) -> None:
         raise ValueError(f"train.py ended with status {status}: {''.join(last)[-500:]}; all it said is in {output}")
 
 
+def parameters(folder: Path) -> dict[str, float]:
+    """Trained parameters and their share, as train.py's opening table says."""
+    for line in words_of(folder).read_text(encoding="utf-8", errors="replace").splitlines():
+        words = line.split()
+        if words[:1] == ["trains"]:
+            return {"parameters": int(words[1].replace(",", "")), "share": float(words[2].strip("(%):")) / 100}
+    raise ValueError(f"{folder.with_suffix('.txt')}: train.py's table is not there")
+
+
 def with_interval(metrics: dict, name: str) -> str:
     """`62.54 (60.6-64.5)`: a figure and its 95% interval over articles."""
     low, high = metrics[f"{name}_interval"]

@@ -1,0 +1,135 @@
+"""LoRA against full fine-tuning, each at its own best learning rate, on the same questions for as many epochs."""
+
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+import answer
+import lora
+import minibert
+import squad
+from experiments import common
+
+# kind -> the flags that make it, and its learning rates
+KINDS = {
+    "LoRA": (["--lora-rank", "8", "--lora-targets", "all"], (5e-4, 1e-3, 2e-3)),
+    "full": (["--lora-rank", "0"], (3e-5, 1e-4, 3e-4)),
+}
+QUESTION = "What is the capital of France?"
+CONTEXT = "Paris is the capital and largest city of France. It lies on the Seine. " * 8
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = common.parser("compare", "LoRA (rank 8, six linears) against full fine-tuning; three learning rates each.")
+    parser.add_argument("--epochs", type=int, default=2, metavar="N", help="(2)")
+    options = parser.parse_args(argv)
+    data = common.prepare_data(options)
+    tried = [(kind, rate) for kind, (_, rates) in KINDS.items() for rate in rates]
+    runs = {}
+    for kind, rate in tqdm(tried, desc="compare", unit="run"):
+        folder = options.output / f"{kind}-{rate:g}"
+        flags = [*data, *KINDS[kind][0], "--learning-rate", str(rate), "--epochs", str(options.epochs)]
+        run = common.trained(folder, [*flags, "--log-every", "5", *options.flags])
+        runs[kind, rate] = {"kind": kind, "rate": rate, "folder": str(folder), **run, "losses": losses(folder)}
+    rows = []
+    for kind in KINDS:
+        best = max((run for (k, _), run in runs.items() if k == kind), key=lambda r: r["metrics"]["crossfit"]["f1"])
+        folder = Path(best["folder"])
+        row = {**best, "dev": common.scored(folder, options.dev), "latency": latency(folder)}
+        rows.append({**row, "parameters": common.parameters(folder), "bytes": size_of(folder)})
+    others = "; ".join(f"{k} {r:g}: {run['metrics']['crossfit']['f1']:.2f}" for (k, r), run in runs.items())
+    notes = (
+        f"{options.questions} questions of {Path(options.train).name}, {options.epochs} epochs. Held-out F1 by which "
+        f"each rate was chosen, on {options.held} questions of other articles: {others}. {Path(options.dev).name} was "
+        "scored once a row. Latency: the median of 40 single questions on a text of 130 tokens, in float32."
+    )
+    common.report(options.output, "LoRA against full fine-tuning", rows, COLUMNS, notes)
+    plot(list(runs.values()), rows, options.output)
+    return 0
+
+
+def losses(folder: Path) -> list[dict]:
+    """Each epoch's mean training loss and loss on the held-out part, from log.jsonl."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    result, train = [], []
+    for line in lines:
+        if "loss" in line:
+            train.append(line["loss"])
+        else:
+            result.append({"epoch": line["epoch"], "train": statistics.mean(train), "held": line["dev_loss"]})
+            train = []
+    return result
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of the file to be kept: the adapter's, or the model's."""
+    return sum(path.stat().st_size for part in ("adapter", "model") for path in (folder / part).glob("*.safetensors"))
+
+
+def latency(folder: Path) -> dict[str, float]:
+    """Milliseconds for one question, by form: a full model; an adapter merged away, or beside its base."""
+    part = answer.trained_part(folder)
+    forms = {"merged": lambda: answer.load_model(folder)[0]}
+    if (part / "adapter_config.json").exists():
+        forms["unmerged"] = lambda: beside_base(part)
+    tokenizer = answer.load_model(folder)[1]
+    return {form: _milliseconds(squad.Reader(load(), tokenizer)) for form, load in forms.items()}
+
+
+def beside_base(part: Path) -> torch.nn.Module:
+    """The base with its adapter as it was in training: two products more a layer."""
+    base, revision, _ = lora.base_of(part)
+    model = minibert.load_pretrained(base, revision or None, head="later")
+    lora.load_adapter(model, part, minibert.checkpoint_names(model.config))
+    return model
+
+
+def _milliseconds(reader: squad.Reader, times: int = 40) -> float:
+    measured = []
+    for _ in range(times + 5):
+        began = time.perf_counter()
+        reader(QUESTION, CONTEXT)
+        measured.append(1000 * (time.perf_counter() - began))
+    return statistics.median(measured[5:])
+
+
+COLUMNS = {
+    "": lambda r: r["kind"],
+    "rate": lambda r: f"{r['rate']:g}",
+    "trained": lambda r: f"{r['parameters']['parameters']:,} ({r['parameters']['share']:.2%})",
+    "train loss by epoch": lambda r: ", ".join(f"{x['train']:.3f}" for x in r["losses"]),
+    "held-out loss by epoch": lambda r: ", ".join(f"{x['held']:.3f}" for x in r["losses"]),
+    "dev EM": lambda r: common.with_interval(r["dev"], "exact"),
+    "dev F1": lambda r: common.with_interval(r["dev"], "f1"),
+    "dev spans' F1": lambda r: f"{common.has_answer_f1(r['dev']):.2f}",
+    "seconds": lambda r: f"{r['seconds']:.0f}",
+    "peak GiB": lambda r: f"{r['peak_memory'] / 2**30:.2f}",
+    "file MB": lambda r: f"{r['bytes'] / 1e6:.1f}",
+    "latency ms": lambda r: ", ".join(f"{form} {ms:.1f}" for form, ms in r["latency"].items()),
+}
+
+
+def plot(runs: list[dict], chosen: list[dict], folder: Path) -> None:
+    """Loss by epoch of every run; the chosen ones drawn full, training dashed."""
+    made = common.figure()
+    if made is None:
+        return
+    drawn, axes = made
+    best = {row["folder"] for row in chosen}
+    for run in runs:
+        color = "tab:blue" if run["kind"] == "LoRA" else "tab:red"
+        strong, epochs = run["folder"] in best, [x["epoch"] for x in run["losses"]]
+        label = f"{run['kind']}, rate {run['rate']:g}" + ", chosen" * strong
+        style = {"color": color, "alpha": 1.0 if strong else 0.3, "marker": "o"}
+        axes.plot(epochs, [x["held"] for x in run["losses"]], label=label, **style)
+        axes.plot(epochs, [x["train"] for x in run["losses"]], linestyle="--", **style)
+    axes.set(xlabel="epoch", ylabel="loss: full line held-out articles, dashed training")
+    axes.set_xticks(range(1, len(chosen[0]["losses"]) + 1))
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)
+    common.save_figure(drawn, folder, "compare.png")

@@ -1,0 +1,154 @@
+"""Static, dynamic and like-length batches: the same windows, the same step, another way to put them together."""
+
+import resource
+import time
+from collections.abc import Sequence
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import lora
+import minibert
+import squad
+from experiments import common
+
+WAYS = {
+    "static": "random batches, all padded to the longest a window may be",
+    "dynamic": "random batches, padded to their own longest window",
+    "like lengths": "batches of windows of like length: what train.py does",
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = common.parser("padding", "Training speed, waste and memory of three ways to batch the same windows.")
+    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="(16)")
+    parser.add_argument("--passes", type=int, default=3, metavar="N", help="of all batches, each way in turn (3)")
+    options = parser.parse_args(argv)
+    common.prepare_data(options)
+    workers = {way: Worker(way, options.output / "fit.json", options.batch_size) for way in WAYS}
+    times: dict[str, list[float]] = {way: [] for way in WAYS}
+    for _ in tqdm(range(options.passes), desc="padding", unit="pass"):
+        for way, worker in workers.items():
+            times[way].append(worker.ask("pass")[0])
+    rows = []
+    for way, worker in workers.items():
+        share, windows, memory = worker.ask("figures")
+        seconds = float(np.median(times[way]))
+        row = {"way": way, "meaning": WAYS[way], "waste": share, "seconds": times[way], "peak_memory": memory}
+        rows.append({**row, "windows": windows, "windows_per_second": windows / seconds})
+        worker.close()
+    notes = (
+        f"{rows[0]['windows']:,} windows of {Path(options.train).name}, LoRA rank 8, batches of {options.batch_size}, "
+        f"each way a process of its own, in turn, median of {options.passes} "
+        "passes. Waste: the share of a batch's positions that is padding."
+    )
+    common.report(options.output, "Three ways to batch", rows, COLUMNS, notes)
+    plot(rows, options.output)
+    return 0
+
+
+class Worker:
+    """A process that trains in one way when asked to, and waits while others do."""
+
+    def __init__(self, way: str, data: Path, batch_size: int):
+        context = get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=work, args=(way, str(data), batch_size, theirs), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.pipe.recv()
+
+    def ask(self, what: str) -> tuple:
+        self.pipe.send(what)
+        return self.pipe.recv()
+
+    def close(self) -> None:
+        self.pipe.close()
+        self.process.join()
+
+
+def work(way: str, path: str, batch_size: int, pipe) -> None:
+    """`pass` -> (seconds,) of a training pass over all windows; `figures` -> waste, windows, peak bytes."""
+    minibert.keep_freed_memory()
+    torch.manual_seed(0)
+    data = squad.load_dataset(path, minibert.load_tokenizer("minilm"))
+    model = minibert.load_pretrained("minilm", dropout=0.0, head="later")
+    lora.add_lora(model, 8, 16, targets="all")
+    dtype = minibert.choose_precision("auto", torch.device("cpu"))
+    minibert.store_frozen_as(dtype, model.train())
+    optimizer = minibert.make_optimizer(model, 0.01)
+    batches = make_batches(way, data.windows.lengths, batch_size)
+    longest = data.windows.max_length if way == "static" else 0
+    step(model, optimizer, dtype, data, max(batches, key=lambda rows: data.windows.lengths[rows].max()), longest)
+    pipe.send(None)
+    while True:
+        try:
+            asked = pipe.recv()
+        except EOFError:
+            return
+        if asked == "figures":
+            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            pipe.send((waste(data.windows, batches, longest), len(data.windows), memory))
+            continue
+        began = time.perf_counter()
+        for rows in batches:
+            step(model, optimizer, dtype, data, rows, longest)
+        pipe.send((time.perf_counter() - began,))
+
+
+def make_batches(way: str, lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Every window once, in batches of `batch_size`, in one of WAYS."""
+    if way == "like lengths":
+        return squad.training_batches(lengths, batch_size, seed=0, epoch=0)
+    order = np.random.default_rng(0).permutation(len(lengths))
+    return [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
+
+
+def waste(windows: squad.Windows, batches: Sequence[np.ndarray], longest: int) -> float:
+    """The share of all positions that is padding. longest: what every window is padded to; 0: to its batch's length."""
+    if not longest:
+        return squad.padding_waste(windows, list(batches))
+    return 1 - int(windows.lengths.sum()) / (longest * len(windows))
+
+
+def padded(batch: squad.Batch, length: int) -> squad.Batch:
+    """The same batch with T = `length` where it is shorter. Padding's own id does not matter under the mask."""
+    more = max(0, length - batch.input_ids.shape[1])
+    fields = {k: torch.nn.functional.pad(t, (0, more)) for k, t in batch._asdict().items() if t.dim() == 2}
+    return batch._replace(**fields)
+
+
+def step(model, optimizer, dtype: torch.dtype, data: squad.Dataset, rows: np.ndarray, longest: int) -> None:
+    batch = padded(squad.collate(data.windows, rows), longest)
+    with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+        logits = model(batch.input_ids, batch.token_type_ids, batch.attention_mask)
+    squad.span_loss(*logits, batch.start_positions, batch.end_positions, batch.span_mask).backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+COLUMNS = {
+    "batches": lambda r: r["way"],
+    "": lambda r: r["meaning"],
+    "waste": lambda r: f"{r['waste']:.1%}",
+    "windows/s": lambda r: f"{r['windows_per_second']:.1f}",
+    "passes, s": lambda r: ", ".join(f"{s:.1f}" for s in r["seconds"]),
+    "peak GiB": lambda r: f"{r['peak_memory'] / 2**30:.2f}",
+}
+
+
+def plot(rows: list[dict], folder: Path) -> None:
+    made = common.figure(6, 2.5)
+    if made is None:
+        return
+    drawn, axes = made
+    bars = axes.barh([row["way"] for row in rows], [row["windows_per_second"] for row in rows], color="tab:blue")
+    axes.bar_label(
+        bars, [f"{row['waste']:.0%} padding, {row['peak_memory'] / 2**30:.2f} GiB" for row in rows], padding=4
+    )
+    axes.set(xlabel="windows a second", xlim=(0, 1.6 * max(row["windows_per_second"] for row in rows)))
+    axes.invert_yaxis()
+    common.save_figure(drawn, folder, "padding.png")

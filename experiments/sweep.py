@@ -1,0 +1,187 @@
+"""A Bayesian search of train.py's flags: Optuna's TPE proposes, its median pruner stops what lags behind.
+
+Each trial is a run of train.py in a process of its own, judged by the cross-fitted F1 on held-out train articles; every
+evaluation on the way is reported, and a pruned run is sent SIGTERM. The study lies in SQLite: stopped, it goes on, and
+the same command in a second terminal takes part.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+
+import minibert
+from experiments import common
+
+FINISHED = "COMPLETE"
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = common.parser("sweep", __doc__)
+    add = parser.add_argument
+    add("--space", metavar="FILE", type=Path, default=Path(__file__).parent / "space.toml", help="what to search")
+    add("--trials", type=int, default=25, metavar="N", help="trials in all, earlier ones counted (25)")
+    add("--epochs", type=int, default=2, metavar="N", help="of each trial (2)")
+    add("--evaluations", type=int, default=4, metavar="N", help="per trial, at which it may be pruned (4)")
+    options = parser.parse_args(argv)
+    optuna = import_optuna()
+    space, data = read_space(options.space), common.prepare_data(options)
+    study = optuna.create_study(
+        study_name="sweep", storage=f"sqlite:///{options.output}/study.db", load_if_exists=True, direction="maximize",
+        sampler=optuna.samplers.TPESampler(seed=0 if not (options.output / "study.db").exists() else None),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1),
+    )  # fmt: skip
+    while len([t for t in study.trials if t.state.is_finished()]) < options.trials:
+        study.optimize(lambda trial: run_trial(trial, space, data, options), n_trials=1)
+        done = [t for t in study.trials if t.state.is_finished()]
+        last = done[-1]
+        print(f"trial {last.number}: {last.state.name.lower()}, F1 {last.value}, {last.params}", flush=True)
+    finish(optuna, study, options, data)
+    return 0
+
+
+def import_optuna():
+    try:
+        import optuna
+    except ImportError as error:
+        raise ValueError("the sweep needs Optuna: pip install -e '.[sweep]'") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+def read_space(path: Path) -> dict[str, dict]:
+    """The search space, checked. Raises ValueError for what is no range (low, high, log) and no choices."""
+    try:
+        space = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: cannot be read as TOML ({error})") from error
+    for flag, where in space.items():
+        known = isinstance(where, dict) and (where.keys() == {"choices"} or {"low", "high"} <= where.keys())
+        if not known or where.keys() - {"choices", "low", "high", "log"}:
+            raise ValueError(f"{path}: [{flag}] is {where}, expected choices, or low, high and perhaps log = true")
+    return space
+
+
+def proposed(trial, space: dict[str, dict]) -> dict[str, float | int | str]:
+    """What this trial tries: flag -> value. A range between whole numbers gives whole numbers."""
+    values = {}
+    for flag, where in space.items():
+        if "choices" in where:
+            values[flag] = trial.suggest_categorical(flag, where["choices"])
+        elif isinstance(where["low"], int) and isinstance(where["high"], int):
+            values[flag] = trial.suggest_int(flag, where["low"], where["high"], log=where.get("log", False))
+        else:
+            values[flag] = trial.suggest_float(flag, where["low"], where["high"], log=where.get("log", False))
+    return values
+
+
+def flags_of(values: dict) -> list[str]:
+    """Flag -> value, as words of a command line."""
+    texts = {flag: f"{value:.4g}" if isinstance(value, float) else str(value) for flag, value in values.items()}
+    return [word for flag, text in texts.items() for word in (f"--{flag}", text)]
+
+
+def run_trial(trial, space: dict[str, dict], data: list[str], options) -> float:
+    """Train with what the trial proposes and report every evaluation; F1 of the last. Raises TrialPruned."""
+    import optuna
+
+    values = proposed(trial, space)
+    folder = options.output / f"trial-{trial.number}"
+    steps = max(1, options.questions * options.epochs // (options.evaluations * values.get("batch-size", 16)))
+    flags = [*data, "--epochs", str(options.epochs), "--eval-every", str(steps), *flags_of(values), *options.flags]
+    command = [sys.executable, str(common.ROOT / "train.py"), *flags, "--output", str(folder)]
+    with common.words_of(folder).open("ab") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ)
+        try:
+            for number, f1 in evaluations(folder, process):
+                trial.report(f1, number)
+                last = number == options.evaluations - 1
+                if trial.should_prune() and not last:
+                    raise optuna.TrialPruned
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+            process.wait()
+    common.check(process.returncode, folder)
+    return minibert.read_json(folder / "metrics.json")["crossfit"]["f1"]
+
+
+def evaluations(folder: Path, process: subprocess.Popen):
+    """(0, F1), (1, F1), ... as the run writes its evaluations into log.jsonl, until it ends."""
+    seen, path = 0, folder / "log.jsonl"
+    while True:
+        ended = process.poll() is not None
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        found = [json.loads(line)["f1"] for line in lines if line.endswith("}") and '"f1"' in line]
+        for f1 in found[seen:]:
+            yield seen, f1
+            seen += 1
+        if ended:
+            return
+        time.sleep(0.5)
+
+
+def finish(optuna, study, options, data: list[str]) -> None:
+    """Table, importances, plots, the best command, and its score on dev."""
+    rows = [
+        {"number": t.number, "state": t.state.name, "f1": t.value, "seconds": t.duration.total_seconds(), **t.params}
+        for t in study.trials
+        if t.state.is_finished()
+    ]
+    best = study.best_trial
+    dev = common.scored(options.output / f"trial-{best.number}", options.dev)
+    weights = importances(optuna, study)
+    told = ", ".join(f"{flag} {weight:.0%}" for flag, weight in weights.items()) or "too few finished trials to tell"
+    command = ["python train.py", *flags_of(best.params), "--epochs", str(options.epochs), *options.flags]
+    notes = (
+        f"{options.questions} questions of {Path(options.train).name}, {options.epochs} epochs, judged by the "
+        f"cross-fitted F1 on {options.held} questions of held-out articles. Best: trial {best.number}. Importances "
+        f"(PED-ANOVA): {told}. {Path(options.dev).name}, scored once for the best: EM "
+        f"{common.with_interval(dev, 'exact')}, F1 {common.with_interval(dev, 'f1')}.\n\n    {' '.join(command)}"
+    )
+    names = [name for name in rows[0] if name not in ("number", "state", "f1", "seconds")]
+    columns = {
+        "trial": lambda r: str(r["number"]),
+        "state": lambda r: r["state"].lower(),
+        "F1": lambda r: "-" if r["f1"] is None else f"{r['f1']:.2f}",
+        **{name: lambda r, name=name: flags_of({name: r[name]})[1] for name in names},
+        "seconds": lambda r: f"{r['seconds']:.0f}",
+    }
+    common.report(options.output, "A sweep of hyper-parameters", rows, columns, notes)
+    plot(rows, weights, options.output)
+    print(f"the best, ready to paste:\n    {' '.join(command)}")
+
+
+def importances(optuna, study) -> dict[str, float]:
+    """How much of the spread of F1 each flag explains; {} where too few trials were finished."""
+    finished = [t for t in study.trials if t.state.name == FINISHED]
+    if len(finished) < 4 or len({t.value for t in finished}) < 2:
+        return {}
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+    return optuna.importance.get_param_importances(study, evaluator=evaluator)
+
+
+def plot(rows: list[dict], weights: dict[str, float], folder: Path) -> None:
+    """History: every finished trial and the best so far. Beside it the importances."""
+    made = common.figure(10, 4)
+    if made is None:
+        return
+    drawn, axes = made
+    axes.remove()
+    history, bars = drawn.subplots(1, 2)
+    finished = [row for row in rows if row["state"] == FINISHED]
+    best = [max(row["f1"] for row in finished[: i + 1]) for i in range(len(finished))]
+    numbers = [row["number"] for row in finished]
+    history.plot(numbers, [row["f1"] for row in finished], "o", label="finished trials")
+    history.step(numbers, best, where="post", label="best so far")
+    history.set(xlabel="trial", ylabel="F1 on held-out articles")
+    history.legend()
+    history.grid(alpha=0.3)
+    bars.barh(list(weights), list(weights.values()))
+    bars.set(xlabel="importance (PED-ANOVA)", xlim=(0, 1))
+    common.save_figure(drawn, folder, "sweep.png")
