@@ -153,7 +153,7 @@ def check(status: int, folder: Path) -> None:
     """Raises ValueError when train.py did not end well."""
     if status:
         output = words_of(folder)
-        last = output.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
+        last = output.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").strip().splitlines()[-1:]
         raise ValueError(f"train.py ended with status {status}: {''.join(last)[-500:]}; all it said is in {output}")
 
 
