@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
         row = {"rank": rank, "alpha": alpha, "learning_rate": rate, "targets": targets, **common.parameters(folder)}
         row |= {"seconds": run["seconds"], "peak_memory": run["peak_memory"], "held": run["metrics"], "dev": dev}
         rows.append(row)
-    best = max(rows, key=lambda row: row["held"]["crossfit"]["f1"])
+    best = max(rows, key=lambda row: common.held_f1(row["held"]))
     notes = (
         f"{options.questions} questions of {Path(options.train).name}, one pass; chosen by the cross-fitted F1 on "
         f"{options.held} questions of held-out articles: rank {best['rank']}, {best['targets']}, rate "
@@ -76,7 +76,7 @@ COLUMNS = {
     "alpha": lambda r: f"{r['alpha']:g}",
     "rate": lambda r: f"{r['learning_rate']:g}",
     "trained": lambda r: f"{r['parameters']:,} ({r['share']:.2%})",
-    "held-out F1": lambda r: f"{r['held']['crossfit']['f1']:.2f}",
+    "held-out F1": lambda r: f"{common.held_f1(r['held']):.2f}",
     "spans' F1": lambda r: f"{common.has_answer_f1(r['held']):.2f}",
     "dev EM": lambda r: common.with_interval(r["dev"], "exact"),
     "dev F1": lambda r: common.with_interval(r["dev"], "f1"),

@@ -172,6 +172,11 @@ def with_interval(metrics: dict, name: str) -> str:
     return f"{metrics[name]:.2f} ({low:.1f}-{high:.1f})"
 
 
+def held_f1(metrics: dict) -> float:
+    """What is chosen by: the cross-fitted F1 on held-out articles; of one article alone, F1 at its own threshold."""
+    return metrics.get("crossfit", metrics)["f1"]
+
+
 def has_answer_f1(metrics: dict) -> float:
     """F1 on the questions with an answer when the model must always answer: how well it finds spans."""
     return metrics["always_answer"].get("HasAns_f1", float("nan"))

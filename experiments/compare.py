@@ -38,11 +38,11 @@ def main(argv: Sequence[str]) -> int:
         runs[kind, rate] = {"kind": kind, "rate": rate, "folder": str(folder), **run, "losses": losses(folder)}
     rows = []
     for kind in KINDS:
-        best = max((run for (k, _), run in runs.items() if k == kind), key=lambda r: r["metrics"]["crossfit"]["f1"])
+        best = max((run for (k, _), run in runs.items() if k == kind), key=lambda r: common.held_f1(r["metrics"]))
         folder = Path(best["folder"])
         row = {**best, "dev": common.scored(folder, options.dev), "latency": latency(folder)}
         rows.append({**row, "parameters": common.parameters(folder), "bytes": size_of(folder)})
-    others = "; ".join(f"{k} {r:g}: {run['metrics']['crossfit']['f1']:.2f}" for (k, r), run in runs.items())
+    others = "; ".join(f"{k} {r:g}: {common.held_f1(run['metrics']):.2f}" for (k, r), run in runs.items())
     notes = (
         f"{options.questions} questions of {Path(options.train).name}, {options.epochs} epochs. Held-out F1 by which "
         f"each rate was chosen, on {options.held} questions of other articles: {others}. {Path(options.dev).name} was "

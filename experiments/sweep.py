@@ -108,7 +108,7 @@ def run_trial(trial, space: dict[str, dict], data: list[str], options) -> float:
                 process.send_signal(signal.SIGTERM)
             process.wait()
     common.check(process.returncode, folder)
-    return minibert.read_json(folder / "metrics.json")["crossfit"]["f1"]
+    return common.held_f1(minibert.read_json(folder / "metrics.json"))
 
 
 def evaluations(folder: Path, process: subprocess.Popen):

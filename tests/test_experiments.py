@@ -1,0 +1,187 @@
+"""Experiments: what they are made of against brute force, and whole ones on a tiny model."""
+
+import json
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import DATA, flags
+from hypothesis import given
+from hypothesis import strategies as st
+
+import squad
+from experiments import ablate, before_after, common, padding, sweep
+from options import parse_options
+
+
+def example(id, title, context="vin is a mistborn", answers=()):
+    return squad.Example(id, "who?", context, tuple(answers), not answers, title)
+
+
+# ------------------------------------------------------------------------------------------- the split
+
+
+@given(st.lists(st.integers(1, 30), min_size=2, max_size=12), st.integers(1, 40), st.integers(1, 40), st.integers(0, 5))
+def test_the_two_parts_share_no_article(sizes, questions, held, seed):
+    examples = [example(f"{a}.{i}", f"article {a}") for a, size in enumerate(sizes) for i in range(size)]
+    fit, kept = common.split_by_article(examples, questions, held, seed)
+    assert not {e.title for e in fit} & {e.title for e in kept}
+    assert 1 <= len(fit) <= questions
+    assert 1 <= len(kept) <= held
+    assert len({e.id for e in fit + kept}) == len(fit) + len(kept)
+    assert common.split_by_article(examples, questions, held, seed) == (fit, kept)
+
+
+def test_one_article_cannot_be_split():
+    with pytest.raises(ValueError, match="1 articles are too few"):
+        common.split_by_article([example("a", "x"), example("b", "x")], 5, 5)
+
+
+def test_what_is_written_reads_back(tmp_path):
+    examples = squad.read_examples(DATA / "dev.json.gz")[:200]
+    common.write_squad(examples, tmp_path / "x.json")
+    again = squad.read_examples(tmp_path / "x.json")
+    assert sorted(again, key=lambda e: e.id) == sorted(examples, key=lambda e: e.id)
+
+
+def test_other_data_in_the_same_folder_is_refused(tmp_path):
+    def options(questions):
+        return types.SimpleNamespace(output=tmp_path, train=DATA / "train.json.gz", questions=questions, held=30)
+
+    first = common.prepare_data(options(50))
+    assert common.prepare_data(options(50)) == first
+    with pytest.raises(ValueError, match="holds an experiment on other data"):
+        common.prepare_data(options(60))
+
+
+# ------------------------------------------------------------------------------------- counts and batches
+
+GOLD = [squad.Answer("a mistborn", 7), squad.Answer("mistborn", 9)]
+
+
+@pytest.mark.parametrize(
+    ("answers", "given", "kind"),
+    [
+        (GOLD, "a mistborn", "correct"),
+        (GOLD, "mistborn", "similar"),  # exact for SQuAD, which looks at every gold answer and strips articles
+        (GOLD, "vin is a mistborn", "similar"),
+        (GOLD, "", "similar"),  # silence where there is an answer
+        (GOLD, "vin", "incorrect"),
+        ([], "", "correct"),
+        ([], "vin", "similar"),  # an answer where there is none
+    ],
+)
+def test_counts_are_those_of_simple_transformers(answers, given, kind):
+    assert before_after.kind_of(example("x", "t", answers=answers), given) == kind
+
+
+@pytest.fixture(scope="module")
+def windows(tokenizer):
+    examples = [example(str(i), "t", "vin " * (3 + 5 * i)) for i in range(9)]
+    return squad.make_windows(examples, tokenizer, 60, 10, 8)
+
+
+@pytest.mark.parametrize("way", padding.WAYS)
+def test_every_way_trains_each_window_once_and_its_waste_is_what_the_batches_hold(windows, way):
+    batches = padding.make_batches(way, windows.lengths, 4)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(windows)))
+    longest = 60 if way == "static" else 0
+    positions, real = 0, 0
+    for rows in batches:
+        batch = padding.padded(squad.collate(windows, rows), longest)
+        positions += batch.input_ids.numel()
+        real += int(batch.attention_mask.sum())
+        assert {t.shape for t in batch if t.dim() == 2} == {batch.input_ids.shape}
+    assert padding.waste(windows, batches, longest) == pytest.approx(1 - real / positions)
+
+
+def test_static_padding_changes_no_loss(windows, tiny):
+    import minibert
+
+    model = minibert.load_pretrained(tiny)
+    batch = squad.collate(windows, np.array([0, 2, 1]))
+    losses = []
+    for b in (batch, padding.padded(batch, 60)):
+        logits = model(b.input_ids, b.token_type_ids, b.attention_mask)
+        losses.append(squad.span_loss(*logits, b.start_positions, b.end_positions, b.span_mask))
+    torch.testing.assert_close(*losses)
+
+
+# ---------------------------------------------------------------------------------------------- the sweep
+
+
+def test_the_example_space_is_flags_of_train():
+    space = sweep.read_space(Path(sweep.__file__).parent / "space.toml")
+    trial = types.SimpleNamespace(
+        suggest_categorical=lambda name, choices: choices[-1],
+        suggest_int=lambda name, low, high, log: high,
+        suggest_float=lambda name, low, high, log: low,
+    )
+    values = sweep.proposed(trial, space)
+    options = parse_options(sweep.flags_of(values), "").options
+    for flag, value in values.items():
+        assert getattr(options, flag.replace("-", "_")) == pytest.approx(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[a", "cannot be read as TOML"),
+        ("rate = 3", r"\[rate\] is 3, expected choices, or low, high"),
+        ("[rate]\nlow = 3", r"\[rate\] is {'low': 3}, expected choices, or low, high"),
+        ("[rate]\nlow = 3\nhigh = 4\nstep = 1", r"expected choices, or low, high"),
+    ],
+)
+def test_spaces_that_are_none(tmp_path, text, message):
+    (tmp_path / "space.toml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        sweep.read_space(tmp_path / "space.toml")
+
+
+# --------------------------------------------------------------------------------------------- whole ones
+
+
+def on_tiny(tiny, *more):
+    """Flags of an experiment that make every run one of a tiny model."""
+    sizes = flags(tiny, "unused")[8:]
+    files = ["--train", str(tiny / "squad.json"), "--dev", str(tiny / "squad.json"), "--questions", "10", "--held", "6"]
+    return [*files, *more, "--", "--model", str(tiny), *sizes, "--precision", "fp32"]
+
+
+def test_ablate_ends_in_a_table_and_goes_on_where_it_was(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ablate, "TARGETS", {"query, value": "attention"})
+    arguments = on_tiny(tiny, "--ranks", "1", "2", "--rates", "1e-3", "--output", str(tmp_path))
+    assert ablate.main(arguments) == 0
+    rows = json.loads((tmp_path / "results.json").read_text())
+    assert [row["rank"] for row in rows] == [1, 2]
+    # rank 1 on query and value of two layers: 2 x 2 x (12 + 12), and the head's 2 x 12 + 2
+    assert rows[0]["parameters"] == 2 * 2 * 24 + 26
+    table = (tmp_path / "results.md").read_text()
+    assert "| query, value | 2 | 4 | 0.001 |" in table
+    assert table in capsys.readouterr().out
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+    assert ablate.main(arguments) == 0  # nothing is trained again
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")} == before
+    assert json.loads((tmp_path / "results.json").read_text()) == rows
+
+
+def test_a_run_that_fails_says_its_last_words(tiny, tmp_path):
+    with pytest.raises(ValueError, match=r"train.py ended with status 2: train.py: --epochs is -1, .*; all it said is"):
+        common.trained(tmp_path / "run", ["--model", str(tiny), "--epochs=-1"])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_sweep_prunes_reports_and_goes_on(tiny, tmp_path, capsys):
+    pytest.importorskip("optuna")
+    (tmp_path / "space.toml").write_text("[learning-rate]\nlow = 1e-3\nhigh = 1e-2\nlog = true\n")
+    more = ("--space", str(tmp_path / "space.toml"), "--evaluations", "2", "--output", str(tmp_path / "out"))
+    assert sweep.main(on_tiny(tiny, "--trials", "1", *more)) == 0
+    assert sweep.main(on_tiny(tiny, "--trials", "2", *more)) == 0
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [row["number"] for row in rows] == [0, 1]
+    best = max((row for row in rows if row["f1"] is not None), key=lambda row: row["f1"])
+    line = capsys.readouterr().out.strip().splitlines()[-1]
+    assert line.strip().startswith(f"python train.py --learning-rate {best['learning-rate']:.4g}")
+    parse_options(line.split()[2:], "")
