@@ -44,13 +44,19 @@ def address(has_minilm):
     server.stdout.close()
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
+def start(folder):
+    """Headless Chromium with a fresh profile in this folder; its console is kept."""
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
-    for flag in [*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"]:
+    for flag in [*FLAGS.split(), f"--user-data-dir={folder}"]:
         options.add_argument(flag)
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    return webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    driver = start(tmp_path_factory.mktemp("chromium"))
     yield driver
     driver.quit()
 

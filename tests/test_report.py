@@ -1,0 +1,273 @@
+"""The page of squad.report: what it shows, what must never be in one, and what is said when files are wrong."""
+
+import base64
+import hashlib
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from squad import DataError, Predictions, evaluate, read_examples, write_results
+from squad.figures import INVENTED, SILENT, WRONG
+from squad.report import main, windows_per_question
+
+EVIL = "</script><script>document.title='owned'</script><img src=https://x.test/a.png onerror=alert(1)> & \"'{{name}}"
+URDU = "\u0644\u0627\u06c1\u0648\u0631 \u0634\u06c1\u0631 \u06c1\u06d2\u06d4"
+
+
+def question(id, context, gold, *said):
+    """One question, as SQuAD's JSON and as an n-best list. said: texts, best first, "" where it ranks."""
+    answers = [{"text": gold, "answer_start": context.index(gold)}] if gold else []
+    nbest = [
+        {"text": text, "score": 5.0 - 2 * i, "start": context.index(text) if text else None,
+         "end": context.index(text) + len(text) if text else None}
+        for i, text in enumerate(said)
+    ]  # fmt: skip
+    return {"id": id, "question": f"Who is {id}?", "answers": answers, "is_impossible": not gold}, nbest
+
+
+def make_run(folder, texts, log=({"step": 5, "loss": 2.5, "lr": 0.001},), threshold=0.0, **config):
+    """A run's folder as train.py leaves it, with a data.json. texts: title -> (context, [questions])."""
+    folder.mkdir(parents=True)
+    data, nbest = [], {}
+    for title, (context, questions) in texts.items():
+        data.append({"title": title, "paragraphs": [{"context": context, "qas": [q for q, _ in questions]}]})
+        nbest |= {q["id"]: entries for q, entries in questions}
+    (folder / "data.json").write_text(json.dumps({"data": data}))
+    best = {id: next(e for e in entries if e["text"]) for id, entries in nbest.items()}
+    null = {id: next(e for e in entries if not e["text"])["score"] for id, entries in nbest.items()}
+    odds = {id: null[id] - best[id]["score"] for id in nbest}
+    predictions = Predictions({id: entry["text"] for id, entry in best.items()}, odds, nbest)
+    metrics = evaluate(read_examples(folder / "data.json"), predictions, threshold)
+    write_results(folder, predictions, metrics)
+    options = {"dev": str(folder / "data.json"), "train": "excerpt", "model": "some/model", "seed": 0} | config
+    (folder / "config.json").write_text(json.dumps(options))
+    if log is not None:
+        (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+    return folder
+
+
+VIN = f"Vin met Kelsier in Luthadel. {EVIL} Elend read books."
+MIXED = {
+    "Vin": (VIN, [
+        question("right", VIN, "Kelsier", "Kelsier", ""), question("wrong", VIN, "Kelsier", "Luthadel", ""),
+        question("evil", VIN, EVIL, "books", ""), question("silent", VIN, "Luthadel", "", "Elend"),
+    ]),
+    "Lahore": (URDU, [question("invented", URDU, "", URDU[:5], ""), question("nothing", URDU, "", "", URDU[:5])]),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def mixed(tmp_path_factory):
+    """A run with errors of every kind, hostile text and right-to-left text; its page is written."""
+    folder = make_run(tmp_path_factory.mktemp("mixed") / "a<b>", MIXED, comment=EVIL)
+    assert main([str(folder)]) == 0
+    return folder
+
+
+def read_page(folder):
+    """The page, checked for what holds for every one: its policy, its charts, nothing loaded."""
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)[1]
+    assert "default-src 'none'" in policy
+    for tag in ("script", "style"):
+        (content,) = re.findall(f"<{tag}[^>]*>(.*?)</{tag}>", page, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+    tags = re.findall(r"<[a-zA-Z][^<>]*>", page)
+    assert not [t for t in tags if re.search(r"\s(src|srcset|style|on\w+|action)\s*=", t)]
+    assert [t for t in tags if "href" in t] == ['<link rel="icon" href="data:,">']
+    assert "@import" not in page and "url(" not in page and "innerHTML" not in page
+    assert "{{" not in page.replace("{{name}}", "")
+    ids = re.findall(r'\sid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
+        root = ET.fromstring(svg)
+        assert root.get("role") == "img"
+        assert [root.find(name).get("id") for name in ("title", "desc")] == root.get("aria-labelledby").split()
+        assert all(root.find(name).text for name in ("title", "desc"))
+        assert "nan" not in svg and "inf" not in svg
+    return page
+
+
+def charts(page):
+    return re.findall(r'<title id="([\w-]+)-title">', page)
+
+
+def test_hostile_text_stays_text(mixed):
+    page = read_page(mixed)
+    assert "<img" not in page and page.count("<script") == page.count("</script>") == 1
+    assert "&lt;script&gt;document.title=&#x27;owned&#x27;" in page
+    assert "{{name}}" in page  # said by a text, and left as it is
+    assert "<title>Run a&lt;b&gt;</title>" in page
+
+
+def test_what_the_page_shows(mixed):
+    page = read_page(mixed)
+    assert charts(page) == [
+        "loss", "rate", "threshold", "precision", "calibration-before", "calibration-after", "by-word", "by-length",
+    ]  # fmt: skip
+    metrics = json.loads((mixed / "metrics.json").read_text())
+    for row in (metrics, metrics["crossfit"], metrics["at_zero"], metrics["always_answer"], metrics["always_empty"]):
+        assert f"<td>{row['exact']:.2f}<small>" in page and f"<td>{row['f1']:.2f}<small>" in page
+    assert f"Expected calibration error {metrics['calibration']['ece_before']:.1%}." in page
+    assert "give --tokenizer PATH" in page
+    found = re.findall(r'data-kind="([^"]+)">.*?Who is (\w+)\?', page)
+    # the margin of all but one is 2 logits; of the silent ones "" leads
+    assert sorted(found) == [(INVENTED, "invented"), (SILENT, "silent"), (WRONG, "evil"), (WRONG, "wrong")]
+    assert '<mark class="gold">Kelsier</mark>' in page and '<mark class="said">Luthadel</mark>' in page
+    assert f'<mark class="said">{URDU[:5]}</mark>' in page
+
+
+def test_the_same_files_make_the_same_page(mixed, tmp_path):
+    assert main([str(mixed), "--output", str(tmp_path / "x.html")]) == 0
+    assert (tmp_path / "x.html").read_bytes() == (mixed / "report.html").read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["x.html"]
+
+
+def test_a_real_run_and_its_evaluation(run, tiny, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder / "evaluation")
+    shutil.copytree(run, folder, dirs_exist_ok=True)
+    (folder / "evaluation" / "log.jsonl").unlink()
+    for here, missing in ((folder, set()), (folder / "evaluation", {"loss", "rate", "evaluations"})):
+        command = [sys.executable, "-m", "squad.report", str(here)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert (done.returncode, done.stdout, done.stderr) == (0, f"{here / 'report.html'}\n", "")
+        page = read_page(here)
+        everything = {"loss", "rate", "evaluations", "threshold", "precision", "by-word", "by-length", "by-windows"}
+        assert set(charts(page)) == everything - missing | {"calibration-before", "calibration-after"}
+    assert "<h1>Run <bdi>run/evaluation</bdi></h1>" in page
+    assert "No log.jsonl here" in page
+
+
+def test_windows_are_counted_with_the_runs_own_sizes(tiny, tokenizer):
+    examples = read_examples(tiny / "squad.json")
+    sizes = {"max_length": 20, "window_overlap": 8, "max_question_tokens": 8}
+    expected = []
+    for example in examples:
+        words, asked = (len(tokenizer.encode(t, add_special_tokens=False)) for t in (example.context, example.question))
+        room = 20 - 3 - min(8, asked)
+        expected.append(1 + max(0, math.ceil((words - room) / (room - 8))))
+    assert max(expected) > min(expected) > 1
+    for model, path in (("elsewhere", str(tiny)), (str(tiny), None)):
+        assert windows_per_question(examples, {"model": model, **sizes}, path).tolist() == expected
+    assert "give --tokenizer" in windows_per_question(examples, {"model": "some/model"}, None)
+    with pytest.raises(DataError, match="the window sizes are"):
+        windows_per_question(examples, {"model": str(tiny), "max_length": "40"}, None)
+
+
+def test_nothing_wrong_and_one_log_line(tmp_path):
+    text = "Vin met Kelsier."
+    run = make_run(tmp_path / "run", {"Vin": (text, [question("a", text, "Kelsier", "Kelsier", "")])})
+    assert main([str(run)]) == 0
+    page = read_page(run)
+    assert "No question was answered wrongly." in page
+    assert "loss" in charts(page)
+    assert "threshold tuned" not in page and "the run&#x27;s own threshold" in page  # one article: no cross-fitting
+
+
+@pytest.mark.parametrize("log", [[], [{"step": 1, "exact": 1.0, "f1": 2.0}], None])
+def test_no_question_has_an_answer(tmp_path, log):
+    text = "Vin met Kelsier."
+    questions = [question("a", text, "", "Kelsier", ""), question("b", text, "", "", "Vin")]
+    run = make_run(tmp_path / "run", {"Vin": (text, questions)}, log)
+    assert main([str(run)]) == 0
+    page = read_page(run)
+    assert "precision" not in charts(page) and "No answerable question" in page
+    assert charts(page)[: len(log or [])] == ["evaluations"] * len(log or [])
+
+
+def test_a_threshold_far_beyond_all_odds(tmp_path):
+    text = "Vin met Kelsier."
+    run = make_run(tmp_path / "run", {"Vin": (text, [question(c, text, "Vin", "Vin", "") for c in "abc"])}, None, -1e6)
+    assert main([str(run)]) == 0
+    assert "\u22121000000.00" in read_page(run)
+
+
+# ------------------------------------------------------------------ what is wrong is said
+
+
+def rewrite(name, change):
+    def breaks(run):
+        content = json.loads((run / name).read_text())
+        (run / name).write_text(json.dumps(change(content) or content))
+
+    return breaks
+
+
+def text(name, content):
+    return lambda run: (run / name).write_text(content)
+
+
+def drop(name):
+    return lambda run: (run / name).unlink()
+
+
+BROKEN = {
+    "no metrics": (drop("metrics.json"), "metrics.json: no such file"),
+    "no config": (drop("config.json"), "config.json: no such file"),
+    "no data": (drop("data.json"), "data.json: no such file, though the run's config.json names it; give --dev"),
+    "cut JSON": (text("null_odds.json", '{"a": '), "null_odds.json: not readable as JSON"),
+    "deep JSON": (text("config.json", "[" * 100_000), "config.json: not readable as JSON"),
+    "a list": (text("metrics.json", "[]"), "metrics.json: found a list, expected an object"),
+    "cut log": (text("log.jsonl", '{"step": 1}\n{"st'), "log.jsonl: line 2: not readable as JSON"),
+    "loss NaN": (text("log.jsonl", '{"step": 1, "lr": 1, "loss": NaN}'), "line 1: loss is nan, expected a number"),
+    "no lr": (text("log.jsonl", '{"step": 1, "loss": 2}'), "line 1: lr is missing, expected a number"),
+    "no dev": (rewrite("config.json", lambda c: c.pop("dev") and None), "config.json: dev is missing"),
+    "no threshold": (rewrite("metrics.json", lambda m: m.pop("threshold") * 0 or None), "threshold is missing"),
+    "text F1": (rewrite("metrics.json", lambda m: m | {"f1": "high"}), "metrics.json: f1 is high, expected a number"),
+    "no calibration": (rewrite("metrics.json", lambda m: m | {"calibration": 3}), "calibration is 3, expected an"),
+    "temperature 0": (
+        rewrite("metrics.json", lambda m: m["calibration"].update(temperature=0)),
+        "calibration: temperature is 0.0, expected 0.001 to 1000",
+    ),
+    "no interval": (
+        rewrite("metrics.json", lambda m: m["at_zero"].pop("f1_interval") and None),
+        "at_zero: f1_interval is None, expected two numbers",
+    ),
+    "odds text": (rewrite("null_odds.json", lambda o: o | {"wrong": "x"}), "null_odds.json: 'wrong' is x"),
+    "strange id": (rewrite("null_odds.json", lambda o: o | {"other": 1}), "1 ids are not in the data, the first"),
+    "missing id": (rewrite("null_odds.json", lambda o: o.pop("wrong") and None), "1 of 6 questions are missing"),
+    "other text": (
+        rewrite("nbest_predictions.json", lambda n: n["wrong"][0].update(start=0)),
+        "'wrong': 'Luthadel' at 0 is not in its text; is this the run's --dev file?",
+    ),
+    "no start": (rewrite("nbest_predictions.json", lambda n: n["wrong"][1].pop("start")), "'' at missing is not in"),
+    "no list": (rewrite("nbest_predictions.json", lambda n: n | {"wrong": 3}), "'wrong': expected a list of answers"),
+    "no null": (rewrite("nbest_predictions.json", lambda n: n["wrong"].pop() and None), 'expected the answer "" once'),
+    "other answers": (rewrite("predictions.json", lambda p: p | {"wrong": "Vin"}), "not what the other files say"),
+    "other gold": (
+        rewrite("data.json", lambda d: d["data"][0]["paragraphs"][0]["qas"][0]["answers"][0].update(text="Kels")),
+        "metrics.json says EM 33.33, its predictions score 16.67",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_wrong_is_said_in_a_line(name, mixed, tmp_path):
+    breaks, said = BROKEN[name]
+    run = tmp_path / "run"
+    shutil.copytree(mixed, run)
+    (run / "report.html").unlink()
+    rewrite("config.json", lambda c: c | {"dev": str(run / "data.json")})(run)
+    breaks(run)
+    with pytest.raises(ValueError) as error:
+        main([str(run)])
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not list(run.glob("report*"))
+
+
+def test_status_2_and_no_traceback(mixed, tmp_path):
+    for more, said in (([str(tmp_path)], "no such file"), ([str(mixed), "--tokenizer", "nowhere"], "not a readable")):
+        command = [sys.executable, "-m", "squad.report", *more]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith("squad.report: ") and said in done.stderr
+        assert done.stderr.count("\n") == 1
