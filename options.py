@@ -50,6 +50,9 @@ class Options:
     # decoding
     max_answer_tokens: int = option(30, "longest answer looked for", least=1, most=10_000)
     n_best: int = option(20, "answers kept per question", least=1, most=1000)
+    # scoring
+    scoring: str = option("official", "how answers are compared", choices=("official", "multilingual"))
+    language: str = option("", "ISO code of the answers' language such as ur: whose articles multilingual leaves out")
     # the run
     output: str = option("", "folder for everything the run writes; default: runs/<date-time>")
     eval_every: int = option(0, "evaluate every N steps too, not only after each epoch", least=0)
@@ -66,6 +69,8 @@ class Options:
         minibert.check_ranges(self)
         if not re.fullmatch(r"0*[1-9][0-9]{0,8}m?", self.checkpoint_every):
             raise ValueError(f"--checkpoint-every is {self.checkpoint_every}, expected steps (500) or minutes (10m)")
+        if not re.fullmatch(r"([a-z]{2,3})?", self.language):
+            raise ValueError(f"--language is {self.language[:60]!r}, expected an ISO code such as ur, or none")
 
     @property
     def checkpoint_steps(self) -> int:

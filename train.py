@@ -183,7 +183,8 @@ class Run:
         *found, losses = (np.concatenate(arrays)[order] for arrays in zip(*parts, strict=True))
         predictions = squad.decode(dev.examples, dev.windows, *found, options.n_best)
         given = judged_by or {}
-        metrics = squad.evaluate(dev.examples, predictions, given.get("null_threshold"), given.get("temperature"))
+        tuned = given.get("null_threshold"), given.get("temperature")
+        metrics = squad.evaluate(dev.examples, predictions, *tuned, *scorings(options, dev.examples))
         metrics["loss"] = float(losses.mean())  # over windows, as in training
         with minibert.whole_files(self.folder) as part:
             squad.write_results(part, predictions, metrics)
@@ -203,6 +204,13 @@ class Run:
             kept = ("max_length", "window_overlap", "max_question_tokens", "max_answer_tokens")
             tuned = {"null_threshold": metrics["threshold"], "temperature": metrics["calibration"]["temperature"]}
             minibert.write_json(part / "qa.json", tuned | {name: getattr(options, name) for name in kept})
+
+
+def scorings(options: Options, examples: list[squad.Example]) -> tuple[squad.Scoring, list[squad.Scoring]]:
+    """The scoring asked for, and those to print beside it: both where the official rules are not made for the data."""
+    english = squad.is_english([example.context for example in examples], options.language)
+    both = [squad.find_scoring(name, options.language) for name in ("official", "multilingual")]
+    return squad.find_scoring(options.scoring, options.language), [] if english else both
 
 
 class Stopped(Exception):

@@ -24,10 +24,12 @@ from squad.metrics import (
     tune_threshold,
 )
 from squad.reader import Reader, parse_question
+from squad.scoring import OFFICIAL, Scoring, find_scoring, is_english
 from squad.spans import Predictions, apply_threshold, best_spans, decode, span_loss
 from squad.windows import Windows, make_windows
 
 __all__ = [
+    "OFFICIAL",
     "Answer",
     "Batch",
     "DataError",
@@ -36,6 +38,7 @@ __all__ = [
     "Found",
     "Predictions",
     "Reader",
+    "Scoring",
     "Windows",
     "apply_threshold",
     "best_spans",
@@ -50,9 +53,11 @@ __all__ = [
     "equal_shares",
     "evaluate",
     "evaluation_batches",
+    "find_scoring",
     "find_squad_v2",
     "fingerprint",
     "forward_passes",
+    "is_english",
     "load_dataset",
     "make_windows",
     "official_metrics",

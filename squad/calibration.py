@@ -6,6 +6,7 @@ import numpy as np
 
 from squad.examples import Example
 from squad.metrics import article_halves, question_scores
+from squad.scoring import Words, official_words
 from squad.spans import Predictions, apply_threshold
 
 TEMPERATURES = np.geomspace(0.2, 20, 200)  # neighbours differ by 2.3%: finer than any dev set can tell
@@ -32,17 +33,23 @@ def calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = 15)
 
 
 def calibrate(
-    examples: Sequence[Example], predictions: Predictions, threshold: float, temperature: float | None = None
+    examples: Sequence[Example],
+    predictions: Predictions,
+    threshold: float,
+    temperature: float | None = None,
+    words: Words = official_words,
 ) -> dict[str, float]:
     """Temperature and expected calibration error of the answers at `threshold`, confidence against exact match.
 
-    Args: temperature: the one to judge, fitted elsewhere; None: fit it on these examples.
+    Args:
+        temperature: the one to judge, fitted elsewhere; None: fit it on these examples.
+        words: what makes a match exact, as for `question_scores`.
     The fitted one makes the confidence in each given answer best predict whether it is right; above 1 the model was
     too sure of itself. It is optimistic on these examples, though one number has little room for that.
     Returns temperature, ece_before (temperature 1), ece_after, and, where it was fitted here and there are two
         articles or more, ece_crossfit: each half of the articles at the other half's temperature.
     """
-    log_odds, right = _log_odds(examples, predictions, threshold)
+    log_odds, right = _log_odds(examples, predictions, threshold, words)
     fitted = temperature is None
     if fitted:
         temperature = _fit(log_odds, right)
@@ -74,9 +81,11 @@ def _shifted(entries: Sequence[dict], threshold: float) -> list[float]:
     return [entry["score"] - (threshold if entry["start"] is None else 0.0) for entry in entries]
 
 
-def _log_odds(examples: Sequence[Example], predictions: Predictions, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+def _log_odds(
+    examples: Sequence[Example], predictions: Predictions, threshold: float, words: Words
+) -> tuple[np.ndarray, np.ndarray]:
     """Each question's scores less the best, (E, n), missing ones -inf; and whether the best is an exact match, (E,)."""
-    right, _ = question_scores(examples, apply_threshold(predictions, threshold))
+    right, _ = question_scores(examples, apply_threshold(predictions, threshold), words)
     lists = [predictions.nbest[example.id] for example in examples]
     scores = np.full((len(lists), max(map(len, lists))), -np.inf)
     for row, entries in zip(scores, lists, strict=True):

@@ -18,6 +18,7 @@ from squad.metrics import (
     question_scores,
     tune_threshold,
 )
+from squad.scoring import OFFICIAL, Scoring, Words
 from squad.spans import Predictions, apply_threshold, best_spans, decode, span_loss
 from squad.windows import Windows
 
@@ -88,10 +89,15 @@ def evaluate(
     predictions: Predictions,
     threshold: float | None = None,
     temperature: float | None = None,
+    scoring: Scoring = OFFICIAL,
+    compared: Sequence[Scoring] = (),
 ) -> dict:
     """Every figure of one evaluation.
 
-    Args: threshold, temperature: those to judge by, chosen elsewhere; None: the best on these very examples.
+    Args:
+        threshold, temperature: those to judge by, chosen elsewhere; None: the best on these very examples.
+        scoring: how answers are compared; its name stands under `scoring`.
+        compared: scorings whose EM and F1 of the same answers are added under `scorings`, by name.
     Returns the official metrics of the answers at that threshold under their official names, and
 
     threshold, threshold_is_tuned_here: if it is, the official names are optimistic, and
@@ -101,35 +107,43 @@ def evaluate(
     Each with a 95% interval over articles for exact and f1.
     calibration: temperature and expected calibration error, see `calibrate`.
     """
-    answers, odds = predictions.answers, predictions.null_odds
+    answers, odds, words = predictions.answers, predictions.null_odds, scoring.words
     tuned_here = threshold is None
     if tuned_here:
-        _, f1 = question_scores(examples, answers)
+        _, f1 = question_scores(examples, answers, words)
         threshold, _ = tune_threshold(examples, f1, odds)
-    best = {k: v for k, v in official_metrics(examples, answers, odds).items() if k.startswith("best_")}
-    result = {**_summary(examples, apply_threshold(predictions, threshold)), **best}
-    result |= {"threshold": threshold, "threshold_is_tuned_here": tuned_here}
+    chosen = apply_threshold(predictions, threshold)
+    best = {k: v for k, v in official_metrics(examples, answers, odds, words=words).items() if k.startswith("best_")}
+    result = {**_summary(examples, chosen, words), **best}
+    result |= {"threshold": threshold, "threshold_is_tuned_here": tuned_here, "scoring": scoring.name}
     if len({example.title for example in examples}) > 1:
-        result["crossfit"] = _summary(examples, cross_fitted_answers(examples, answers, odds))
-    result["at_zero"] = _summary(examples, apply_threshold(predictions, 0.0))
-    result["always_answer"] = _summary(examples, answers)
-    result["always_empty"] = _summary(examples, dict.fromkeys(answers, ""))
-    result["calibration"] = calibrate(examples, predictions, threshold, temperature)
+        result["crossfit"] = _summary(examples, cross_fitted_answers(examples, answers, odds, words), words)
+    result["at_zero"] = _summary(examples, apply_threshold(predictions, 0.0), words)
+    result["always_answer"] = _summary(examples, answers, words)
+    result["always_empty"] = _summary(examples, dict.fromkeys(answers, ""), words)
+    result["calibration"] = calibrate(examples, predictions, threshold, temperature, words)
+    if compared:
+        result["scorings"] = {other.name: _compared(examples, chosen, other) for other in compared}
     return result
 
 
-def _summary(examples: Sequence[Example], answers: dict[str, str]) -> dict:
-    exact, f1 = question_scores(examples, answers)
+def _summary(examples: Sequence[Example], answers: dict[str, str], words: Words) -> dict:
+    exact, f1 = question_scores(examples, answers, words)
     intervals = {"exact_interval": bootstrap_interval(examples, exact), "f1_interval": bootstrap_interval(examples, f1)}
-    return official_metrics(examples, answers) | intervals
+    return official_metrics(examples, answers, words=words) | intervals
+
+
+def _compared(examples: Sequence[Example], answers: dict[str, str], scoring: Scoring) -> dict:
+    metrics = official_metrics(examples, answers, words=scoring.words)
+    return {"exact": metrics["exact"], "f1": metrics["f1"], "rules": scoring.rules}
 
 
 def results_table(metrics: dict) -> str:
     """What `evaluate` returns, as a table for people."""
-    given = "threshold tuned on this set" if metrics["threshold_is_tuned_here"] else "the run's own threshold"
+    tuned_here = metrics["threshold_is_tuned_here"]
     rows = {
         "cross-fitted threshold": metrics.get("crossfit"),
-        given: metrics,
+        "threshold tuned on this set" if tuned_here else "the run's own threshold": metrics,
         "threshold 0": metrics["at_zero"],
         "always answering": metrics["always_answer"],
         'always "" (baseline)': metrics["always_empty"],
@@ -140,7 +154,7 @@ def results_table(metrics: dict) -> str:
             em, f1 = ("{:.1f} - {:.1f}".format(*row[f"{name}_interval"]) for name in ("exact", "f1"))
             has, no = (f"{row[k]:.2f}" if k in row else "-" for k in ("HasAns_f1", "NoAns_f1"))
             lines.append(f"{label:28}{row['exact']:7.2f}{em:>15}{row['f1']:8.2f}{f1:>15}{has:>11}{no:>10}")
-    optimistic = ", optimistic: it was chosen on these questions" if metrics["threshold_is_tuned_here"] else ""
+    optimistic = ", optimistic: it was chosen on these questions" if tuned_here else ""
     lines.append(f"{metrics['total']} questions; threshold {metrics['threshold']:.3f}{optimistic}")
     trust = metrics["calibration"]
     error = trust.get("ece_crossfit", trust["ece_after"])
@@ -148,7 +162,18 @@ def results_table(metrics: dict) -> str:
         f"answers' probabilities are off by {trust['ece_before']:.1%} on average, "
         f"{error:.1%} at temperature {trust['temperature']:.2f}" + " (cross-fitted)" * ("ece_crossfit" in trust)
     )
-    return "\n".join(lines)
+    return "\n".join([*lines, *_scoring_lines(metrics)])
+
+
+def _scoring_lines(metrics: dict) -> list[str]:
+    """How it was scored, where that is not the official way, and what other scorings make of the same answers."""
+    scorings = metrics.get("scorings", {})
+    lines = [f"scored by the {metrics['scoring']} rules"] if metrics.get("scoring", "official") != "official" else []
+    if scorings:
+        lines += ["", f"{'the same answers, scored':28}{'EM':>7}{'F1':>23}"]
+        lines += [f"{name:28}{row['exact']:7.2f}{row['f1']:23.2f}" for name, row in scorings.items()]
+        lines.append("why they differ: " + "; ".join(f"{name} {row['rules']}" for name, row in scorings.items()))
+    return lines
 
 
 def write_results(folder: str | Path, predictions: Predictions, metrics: dict) -> None:

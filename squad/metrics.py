@@ -3,43 +3,40 @@
 Scores are percentages. `odds` are null odds: a question is answered "" when its odds exceed the threshold.
 """
 
-import re
-import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from squad.examples import DataError, Example
-
-ARTICLES = re.compile(r"\b(a|an|the)\b")
-NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+from squad.scoring import Words, official_words
 
 
-def normalise(text: str) -> str:
-    """Lower case, no ASCII punctuation, no English articles, single spaces: what the official script compares."""
-    return " ".join(ARTICLES.sub(" ", text.lower().translate(NO_PUNCTUATION)).split())
+def exact_match(gold: str, predicted: str, words: Words = official_words) -> float:
+    return float(words(gold) == words(predicted))
 
 
-def exact_match(gold: str, predicted: str) -> float:
-    return float(normalise(gold) == normalise(predicted))
-
-
-def f1_score(gold: str, predicted: str) -> float:
+def f1_score(gold: str, predicted: str, words: Words = official_words) -> float:
     """F1 over the words that both have; where either has none, 1 if both have none, else 0."""
-    gold_words, predicted_words = normalise(gold).split(), normalise(predicted).split()
-    if not gold_words or not predicted_words:
-        return float(gold_words == predicted_words)
-    common = sum((Counter(gold_words) & Counter(predicted_words)).values())
+    return _f1(words(gold), words(predicted))
+
+
+def _f1(gold: list[str], predicted: list[str]) -> float:
+    if not gold or not predicted:
+        return float(gold == predicted)
+    common = sum((Counter(gold) & Counter(predicted)).values())
     if common == 0:
         return 0.0
-    precision, recall = common / len(predicted_words), common / len(gold_words)
+    precision, recall = common / len(predicted), common / len(gold)
     return 2 * precision * recall / (precision + recall)
 
 
-def question_scores(examples: Sequence[Example], answers: Mapping[str, str]) -> tuple[np.ndarray, np.ndarray]:
+def question_scores(
+    examples: Sequence[Example], answers: Mapping[str, str], words: Words = official_words
+) -> tuple[np.ndarray, np.ndarray]:
     """Exact match and F1 of each question, (E,) each, 0 to 1: the best over its gold answers.
 
+    Args: words: what answers are compared by, here and below: the official script's rules, or others of `scoring`.
     Raises DataError when answers are missing.
     """
     missing = [example.id for example in examples if example.id not in answers]
@@ -47,10 +44,11 @@ def question_scores(examples: Sequence[Example], answers: Mapping[str, str]) -> 
         raise DataError(f"{len(missing)} of {len(examples)} questions have no prediction, the first {missing[0]!r}")
     exact, f1 = np.zeros(len(examples)), np.zeros(len(examples))
     for i, example in enumerate(examples):
-        # Gold answers that normalise to nothing are dropped; without any, the right answer is "".
-        golds = {answer.text for answer in example.answers if normalise(answer.text)} or {""}
-        exact[i] = max(exact_match(gold, answers[example.id]) for gold in golds)
-        f1[i] = max(f1_score(gold, answers[example.id]) for gold in golds)
+        # Gold answers without a word are dropped, as the official script does; without any, the right answer is "".
+        golds = [gold for answer in example.answers if (gold := words(answer.text))] or [[]]
+        predicted = words(answers[example.id])
+        exact[i] = predicted in golds
+        f1[i] = max(_f1(gold, predicted) for gold in golds)
     return exact, f1
 
 
@@ -59,15 +57,16 @@ def official_metrics(
     answers: Mapping[str, str],
     odds: Mapping[str, float] | None = None,
     threshold: float = 1.0,
+    words: Words = official_words,
 ) -> dict[str, float]:
-    """What evaluate-v2.0.py prints, to the last digit, under its names.
+    """What evaluate-v2.0.py prints, to the last digit, under its names; by other words what it would print.
 
     With `odds` (its --na-prob-file) questions above `threshold` (its --na-prob-thresh, 1.0 by default) count
     as answered "", and best_exact, best_f1 and their thresholds are added. Those two searches break ties by
     order, as the official script does; `tune_threshold` does not.
     """
     has_answer = np.array([bool(e.answers) for e in examples])
-    raw_exact, raw_f1 = question_scores(examples, answers)
+    raw_exact, raw_f1 = question_scores(examples, answers, words)
     silent = np.array([odds is not None and odds[e.id] > threshold for e in examples], bool)
     exact, f1 = (np.where(silent, ~has_answer, scores) for scores in (raw_exact, raw_f1))
     metrics = _means(exact, f1)
@@ -141,7 +140,10 @@ def article_halves(examples: Sequence[Example]) -> np.ndarray:
 
 
 def cross_fitted_answers(
-    examples: Sequence[Example], answers: Mapping[str, str], odds: Mapping[str, float]
+    examples: Sequence[Example],
+    answers: Mapping[str, str],
+    odds: Mapping[str, float],
+    words: Words = official_words,
 ) -> dict[str, str]:
     """Always-answer predictions -> answers, each half of the articles at the threshold tuned on the other half.
 
@@ -151,7 +153,7 @@ def cross_fitted_answers(
     half = article_halves(examples)
     if half.all() or not half.any():
         raise DataError("cross-fitting needs at least two articles, found one")
-    _, f1 = question_scores(examples, answers)
+    _, f1 = question_scores(examples, answers, words)
     chosen: dict[str, str] = {}
     for this in (half, ~half):
         other = np.flatnonzero(~this)

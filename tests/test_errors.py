@@ -278,6 +278,7 @@ CASES = {
     "settings not finite": (settings("adapter/qa.json", null_threshold=float("nan")), ASK),
     "a rank beyond the layers": (nothing, ["--lora-rank", str(10**9)]),
     "checkpoints every 0 steps": (nothing, ["--checkpoint-every", "0"]),
+    "a language that is no code": (nothing, ["--language", "Urdu"]),
     "overlap beyond the window": (nothing, ["--window-overlap", "39"]),
     "resuming nothing": (nothing, ["--resume", "nowhere"]),
     "resuming a run of another version": (settings("run/config.json", colour="red"), RUN),

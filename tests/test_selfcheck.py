@@ -24,7 +24,7 @@ BREAKAGES = {
     "adapter_like_peft": ("lora.adapter._alpha", lambda *_: 1.0),
     "merged_is_unmerged": ("lora.linear.LoRALinear.delta", lambda self: 2 * self.scale * (self.lora_B @ self.lora_A)),
     "adapter_starts_as_base": ("torch.nn.init.zeros_", lambda t: t.data.fill_(1e-3)),
-    "metrics_like_the_official_script": ("squad.metrics.ARTICLES", re.compile("nothing")),
+    "metrics_like_the_official_script": ("squad.scoring.ENGLISH_ARTICLES", re.compile("nothing")),
     "aligner_loses_little": (
         "squad.audit.token_to_char_span",
         lambda offsets, first, last: (int(offsets[first, 0]), 9999),
