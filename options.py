@@ -13,7 +13,7 @@ from minibert import option
 # What a step number, the saved weights or the windows mean hangs on these; model and data are compared themselves.
 BINDING = (
     "lora_rank", "lora_alpha", "lora_targets", "batch_size", "accumulate", "seed", "max_train_examples", "skip_bad",
-    "max_length", "window_overlap", "max_question_tokens",
+    "answerable_only", "max_length", "window_overlap", "max_question_tokens",
 )  # fmt: skip
 
 
@@ -26,6 +26,7 @@ class Options:
     dev: str = option("excerpt", "SQuAD file to evaluate on; the same names")
     max_train_examples: int = option(0, "train on the first N questions only; 0: all", least=0)
     skip_bad: bool = option(False, "leave out malformed questions instead of stopping at the first")
+    answerable_only: bool = option(False, "leave out the questions without an answer, of train and dev")
     # model
     model: str = option("minilm", "minilm, a folder, or a hub id such as google-bert/bert-base-uncased")
     revision: str = option("", "hub commit or tag of the model")

@@ -132,7 +132,7 @@ class Record:
 
     def evaluation(self, step: int, epoch: float, metrics: dict, bar: tqdm) -> None:
         """Log it, and say how it did."""
-        shown = metrics.get("crossfit", metrics)
+        shown = squad.headline(metrics)
         figures = {"step": step, "epoch": epoch, "exact": shown["exact"], "f1": shown["f1"]}
         figures["dev_loss"] = metrics["loss"]
         self.at.evaluated = step  # now, as the checkpoint that follows must say so

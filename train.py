@@ -95,7 +95,8 @@ def load_data(options: Options, split: str, tokenizer) -> squad.Dataset:
     limit = options.max_train_examples if split == "train" else 0
     bad: list[str] = []
     progress = progress_bar(f"tokenise {split}", "chunk")
-    data = squad.load_dataset(path, tokenizer, sizes, limit, bad.append if options.skip_bad else None, progress)
+    skip_bad = bad.append if options.skip_bad else None
+    data = squad.load_dataset(path, tokenizer, sizes, limit, skip_bad, progress, options.answerable_only)
     if bad:
         print(f"{path}: left out {len(bad)} malformed questions, the first: {bad[0]}", file=sys.stderr)
     return data
@@ -128,14 +129,15 @@ def startup_table(run: "Run", train: squad.Dataset) -> str:
     adapted = sorted({name.rpartition(".")[2] for name, _ in lora.lora_layers(model)})
     lengths = train.windows.lengths
     waste = squad.padding_waste(train.windows, squad.training_batches(lengths, options.batch_size, options.seed, 0))
-    unanswerable = np.mean([e.is_impossible for e in train.examples])
+    left_out = [f" ({data.left_out:,} unanswerable left out)" * options.answerable_only for data in (train, run.dev)]
+    unanswerable = f" ({np.mean([e.is_impossible for e in train.examples]):.0%} unanswerable)"
     rows = {
         "model": f"{options.model}, {total:,} parameters",
         "trains": f"{trained:,} ({trained / total:.2%}): "
         + (f"QA head, LoRA rank {options.lora_rank} on {', '.join(adapted)}" if adapted else "everything"),
         "frozen": f"{total - trained:,}",
-        "train": f"{len(train.examples):,} questions ({unanswerable:.0%} unanswerable), {len(lengths):,} windows",
-        "dev": f"{len(run.dev.examples):,} questions, {len(run.dev.windows):,} windows",
+        "train": f"{len(train.examples):,} questions{left_out[0] or unanswerable}, {len(lengths):,} windows",
+        "dev": f"{len(run.dev.examples):,} questions{left_out[1]}, {len(run.dev.windows):,} windows",
         "batches": f"{options.batch_size} windows x {options.accumulate}, {waste:.1%} padding",
         "compute": f"{run.device}, {str(run.dtype).removeprefix('torch.')}, {torch.get_num_threads()} threads"
         + f" x {run.processes.size} processes" * (run.processes.size > 1),
@@ -184,8 +186,11 @@ class Run:
         predictions = squad.decode(dev.examples, dev.windows, *found, options.n_best)
         given = judged_by or {}
         tuned = given.get("null_threshold"), given.get("temperature")
-        metrics = squad.evaluate(dev.examples, predictions, *tuned, *scorings(options, dev.examples))
+        contexts = [example.context for example in dev.examples]
+        scoring, compared = squad.choose_scorings(options.scoring, options.language, contexts)
+        metrics = squad.evaluate(dev.examples, predictions, *tuned, scoring, compared)
         metrics["loss"] = float(losses.mean())  # over windows, as in training
+        metrics |= {"left_out": dev.left_out} if options.answerable_only else {}
         with minibert.whole_files(self.folder) as part:
             squad.write_results(part, predictions, metrics)
         return metrics
@@ -204,13 +209,6 @@ class Run:
             kept = ("max_length", "window_overlap", "max_question_tokens", "max_answer_tokens")
             tuned = {"null_threshold": metrics["threshold"], "temperature": metrics["calibration"]["temperature"]}
             minibert.write_json(part / "qa.json", tuned | {name: getattr(options, name) for name in kept})
-
-
-def scorings(options: Options, examples: list[squad.Example]) -> tuple[squad.Scoring, list[squad.Scoring]]:
-    """The scoring asked for, and those to print beside it: both where the official rules are not made for the data."""
-    english = squad.is_english([example.context for example in examples], options.language)
-    both = [squad.find_scoring(name, options.language) for name in ("official", "multilingual")]
-    return squad.find_scoring(options.scoring, options.language), [] if english else both
 
 
 class Stopped(Exception):

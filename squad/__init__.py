@@ -14,7 +14,7 @@ from squad.cache import cached_windows, fingerprint
 from squad.calibration import calibrate, calibration_error, probabilities
 from squad.dataset import Dataset, load_dataset
 from squad.download import find_squad_v2
-from squad.evaluation import Found, evaluate, predict, results_table, search, write_results
+from squad.evaluation import Found, evaluate, headline, predict, results_table, search, write_results
 from squad.examples import Answer, DataError, Example, read_examples
 from squad.metrics import (
     bootstrap_interval,
@@ -24,7 +24,7 @@ from squad.metrics import (
     tune_threshold,
 )
 from squad.reader import Reader, parse_question
-from squad.scoring import OFFICIAL, Scoring, find_scoring, is_english
+from squad.scoring import OFFICIAL, Scoring, choose_scorings, find_scoring, is_english
 from squad.spans import Predictions, apply_threshold, best_spans, decode, span_loss
 from squad.windows import Windows, make_windows
 
@@ -47,6 +47,7 @@ __all__ = [
     "calibrate",
     "calibration_error",
     "char_to_token_span",
+    "choose_scorings",
     "collate",
     "cross_fitted_answers",
     "decode",
@@ -57,6 +58,7 @@ __all__ = [
     "find_squad_v2",
     "fingerprint",
     "forward_passes",
+    "headline",
     "is_english",
     "load_dataset",
     "make_windows",

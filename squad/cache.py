@@ -35,12 +35,13 @@ def cached_windows(
     """`make_windows`, or what it gave the last time for the same file, examples, tokenizer and settings.
 
     Args:
-        source: the file that `examples` were read from, in its order: all of them, or the first so many.
+        source: the file that `examples` were read from, which gives each id one question, context and answers.
         sizes: max_length, overlap and max_question_tokens, as for `make_windows`; tokenizer and progress too.
         folder: where to keep the windows; default: torch's hub folder.
     A file that is damaged, or cannot be read or written, costs the time to make the windows, and nothing else.
     """
-    key = _hash(Path(source).read_bytes(), tokenizer.to_str(), json.dumps([VERSION, len(examples), *sizes]))
+    ids = (example.id for example in examples)  # which of the file's questions, and in which order
+    key = _hash(Path(source).read_bytes(), tokenizer.to_str(), json.dumps([VERSION, *sizes]), *ids)
     path = Path(folder or Path(torch.hub.get_dir()) / "squad_windows") / f"{key}.safetensors"
     try:
         return _read(path)

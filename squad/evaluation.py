@@ -102,29 +102,43 @@ def evaluate(
 
     threshold, threshold_is_tuned_here: if it is, the official names are optimistic, and
     crossfit: each half of the articles at the other half's threshold, the figure to quote. Absent where
-        there is only one article.
+        there is only one article, or no question without an answer: then the threshold chosen answers them all.
     at_zero, always_answer, always_empty: at threshold 0, never "", always "".
     Each with a 95% interval over articles for exact and f1.
     calibration: temperature and expected calibration error, see `calibrate`.
     """
     answers, odds, words = predictions.answers, predictions.null_odds, scoring.words
-    tuned_here = threshold is None
+    tuned_here, mixed = threshold is None, not all(example.answers for example in examples)
     if tuned_here:
-        _, f1 = question_scores(examples, answers, words)
-        threshold, _ = tune_threshold(examples, f1, odds)
+        threshold = _chosen_threshold(examples, predictions, words, mixed)
     chosen = apply_threshold(predictions, threshold)
     best = {k: v for k, v in official_metrics(examples, answers, odds, words=words).items() if k.startswith("best_")}
     result = {**_summary(examples, chosen, words), **best}
     result |= {"threshold": threshold, "threshold_is_tuned_here": tuned_here, "scoring": scoring.name}
-    if len({example.title for example in examples}) > 1:
+    if mixed and len({example.title for example in examples}) > 1:
         result["crossfit"] = _summary(examples, cross_fitted_answers(examples, answers, odds, words), words)
     result["at_zero"] = _summary(examples, apply_threshold(predictions, 0.0), words)
     result["always_answer"] = _summary(examples, answers, words)
     result["always_empty"] = _summary(examples, dict.fromkeys(answers, ""), words)
     result["calibration"] = calibrate(examples, predictions, threshold, temperature, words)
     if compared:
-        result["scorings"] = {other.name: _compared(examples, chosen, other) for other in compared}
+        same = chosen if mixed else answers
+        result["scorings"] = {other.name: _compared(examples, same, other) for other in compared}
     return result
+
+
+def _chosen_threshold(examples: Sequence[Example], predictions: Predictions, words: Words, mixed: bool) -> float:
+    """The best threshold on these examples; where all have an answer the lowest from 0 up that answers them all."""
+    odds = predictions.null_odds
+    if not mixed:
+        return max([0.0, *(odds[id] for id, text in predictions.answers.items() if text)])
+    _, f1 = question_scores(examples, predictions.answers, words)
+    return tune_threshold(examples, f1, odds)[0]
+
+
+def headline(metrics: dict) -> dict:
+    """The figures to quote of what `evaluate` returns: cross-fitted ones, or always answering where that is right."""
+    return metrics.get("crossfit", metrics) if "NoAns_exact" in metrics else metrics["always_answer"]
 
 
 def _summary(examples: Sequence[Example], answers: dict[str, str], words: Words) -> dict:
@@ -139,8 +153,8 @@ def _compared(examples: Sequence[Example], answers: dict[str, str], scoring: Sco
 
 
 def results_table(metrics: dict) -> str:
-    """What `evaluate` returns, as a table for people."""
-    tuned_here = metrics["threshold_is_tuned_here"]
+    """What `evaluate` returns, as a table for people; metrics["left_out"]: how many unanswerable questions were."""
+    tuned_here, mixed = metrics["threshold_is_tuned_here"], "NoAns_exact" in metrics
     rows = {
         "cross-fitted threshold": metrics.get("crossfit"),
         "threshold tuned on this set" if tuned_here else "the run's own threshold": metrics,
@@ -148,6 +162,9 @@ def results_table(metrics: dict) -> str:
         "always answering": metrics["always_answer"],
         'always "" (baseline)': metrics["always_empty"],
     }
+    if not mixed:  # the tuned threshold answers all, and always "" is never right
+        hidden = ("threshold tuned on this set", 'always "" (baseline)')
+        rows = {label: rows[label] for label in reversed(rows) if label not in hidden}
     lines = [f"{'':28}{'EM':>7}{'95% interval':>15}{'F1':>8}{'95% interval':>15}{'HasAns F1':>11}{'NoAns F1':>10}"]
     for label, row in rows.items():
         if row is not None:
@@ -155,14 +172,18 @@ def results_table(metrics: dict) -> str:
             has, no = (f"{row[k]:.2f}" if k in row else "-" for k in ("HasAns_f1", "NoAns_f1"))
             lines.append(f"{label:28}{row['exact']:7.2f}{em:>15}{row['f1']:8.2f}{f1:>15}{has:>11}{no:>10}")
     optimistic = ", optimistic: it was chosen on these questions" if tuned_here else ""
-    lines.append(f"{metrics['total']} questions; threshold {metrics['threshold']:.3f}{optimistic}")
+    said = [f"{metrics['total']} questions; threshold {metrics['threshold']:.3f}{optimistic}"]
+    if not mixed:
+        left_out = f" ({metrics['left_out']:,} without one left out)" if metrics.get("left_out") else ""
+        said = [f"{metrics['total']} questions, all with an answer{left_out}: look at always answering"]
+        said += ["the null threshold means nothing here: no question shows when to say that there is no answer"]
     trust = metrics["calibration"]
     error = trust.get("ece_crossfit", trust["ece_after"])
-    lines.append(
+    said.append(
         f"answers' probabilities are off by {trust['ece_before']:.1%} on average, "
         f"{error:.1%} at temperature {trust['temperature']:.2f}" + " (cross-fitted)" * ("ece_crossfit" in trust)
     )
-    return "\n".join([*lines, *_scoring_lines(metrics)])
+    return "\n".join([*lines, *said, *_scoring_lines(metrics)])
 
 
 def _scoring_lines(metrics: dict) -> list[str]:

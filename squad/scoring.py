@@ -72,6 +72,12 @@ def find_scoring(name: str, language: str = "") -> Scoring:
     return Scoring(name, partial(multilingual_words, language=language), rules)
 
 
+def choose_scorings(name: str, language: str, contexts: Sequence[str]) -> tuple[Scoring, list[Scoring]]:
+    """The scoring asked for, and those to put beside it: none for English, both where official rules do not fit."""
+    both = [find_scoring(each, language) for each in ("official", "multilingual")]
+    return find_scoring(name, language), [] if is_english(contexts, language) else both
+
+
 def is_english(contexts: Sequence[str], language: str = "", letters: int = 1000, least: float = 0.5) -> bool:
     """Whether the official rules may be taken to fit: the language says so, or where none is given the script.
 

@@ -54,10 +54,11 @@ def test_anything_else_is_made_anew(source, tokenizer, tmp_path, made):
     cached_windows(source, examples, tokenizer, SETTINGS, folder=tmp_path)
     cached_windows(other_file, examples, tokenizer, SETTINGS, folder=tmp_path)
     cached_windows(source, examples[:5], tokenizer, SETTINGS, folder=tmp_path)
+    cached_windows(source, examples[1:6], tokenizer, SETTINGS, folder=tmp_path)  # as many, but others
     cached_windows(source, examples, other_tokenizer, SETTINGS, folder=tmp_path)
     cached_windows(source, examples, tokenizer, (40, 9, 8), folder=tmp_path)
-    assert len(made) == 5
-    assert len(list(tmp_path.glob("*.safetensors"))) == 5
+    assert len(made) == 6
+    assert len(list(tmp_path.glob("*.safetensors"))) == 6
 
 
 @pytest.mark.parametrize("damage", ["a byte", "the end", "all", "the header", "another's"])

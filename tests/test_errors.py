@@ -183,6 +183,10 @@ CASES = {
     "a list": text("data.json", "[]"),
     "no data": text("data.json", "{}"),
     "no question at all": text("data.json", '{"data": []}'),
+    "no question with an answer, --answerable-only": (
+        squad(lambda data, paragraph, qa: (data["data"].pop(), paragraph.update(qas=[paragraph["qas"][2]]))),
+        ["--answerable-only"],
+    ),
     "context is no text": put("paragraph", "context", 7),
     "question is no text": put("question", "question", None),
     "an id twice": put("question", "id", "Vin1"),

@@ -18,6 +18,7 @@ from squad import (
     bootstrap_interval,
     cross_fitted_answers,
     evaluate,
+    headline,
     official_metrics,
     question_scores,
     read_examples,
@@ -164,3 +165,53 @@ def test_a_given_threshold_is_used_and_said():
     for part in ("optimistic", 'always "" (baseline)', "50.00", "cross-fitted"):
         assert part in table
     json.dumps(tuned, allow_nan=False)
+
+
+# ------------------------------------------------------------------------- every question has an answer
+
+
+def all_answerable():
+    """Two articles, odds 1, -2, 3; only the first and last are answered rightly."""
+    examples = [example(0, True, "a"), example(1, True, "b"), example(2, True, "b")]
+    predictions = predicting_x({"0": 1.0, "1": -2.0, "2": 3.0})
+    predictions.answers["1"] = "y"
+    return examples, predictions
+
+
+def test_where_all_have_an_answer_the_threshold_answers_all_and_always_answering_is_quoted():
+    examples, predictions = all_answerable()
+    metrics = evaluate(examples, predictions)
+    assert metrics["threshold"] == 3.0
+    assert apply_threshold(predictions, metrics["threshold"]) == predictions.answers
+    assert metrics["exact"] == metrics["always_answer"]["exact"] == pytest.approx(200 / 3)
+    assert headline(metrics) is metrics["always_answer"]
+    # cross-fitted, question 0 would be at half b's threshold, and a threshold of 0 would blank both right answers
+    assert "crossfit" not in metrics
+    assert metrics["at_zero"]["exact"] == 0.0
+    assert evaluate(examples, predicting_x({"0": -1.0, "1": -2.0, "2": -3.0}))["threshold"] == 0.0
+    json.dumps(metrics, allow_nan=False)
+
+
+def test_a_context_without_a_token_has_no_say_in_that_threshold():
+    """Its answer is "" at any threshold; its odds are the millions of `CERTAIN`."""
+    examples, predictions = all_answerable()
+    predictions.answers["1"], predictions.null_odds["1"] = "", 1e6
+    assert evaluate(examples, predictions)["threshold"] == 3.0
+    predictions.answers.update({"0": "", "2": ""})
+    assert evaluate(examples, predictions)["threshold"] == 0.0
+
+
+def test_the_table_where_all_have_an_answer():
+    examples, predictions = all_answerable()
+    tuned = results_table(evaluate(examples, predictions) | {"left_out": 1234}).splitlines()
+    assert [line[:28].strip() for line in tuned[1:3]] == ["always answering", "threshold 0"]
+    assert tuned[1].split()[2] == "66.67"
+    assert tuned[1].split()[-1] == "-"
+    assert tuned[3] == "3 questions, all with an answer (1,234 without one left out): look at always answering"
+    assert tuned[4].startswith("the null threshold means nothing here")
+    given = results_table(evaluate(examples, predictions, threshold=2.0)).splitlines()
+    assert [line[:28].strip() for line in given[1:4]] == ["always answering", "threshold 0", "the run's own threshold"]
+    assert given[4] == "3 questions, all with an answer: look at always answering"
+    mixed = evaluate([example(0, True, "a"), example(1, False, "b")], predicting_x({"0": -1.0, "1": 1.0}))
+    assert "look at always answering" not in results_table(mixed)
+    assert headline(mixed) is mixed["crossfit"]

@@ -16,6 +16,7 @@ from squad import (
     Answer,
     Example,
     Predictions,
+    choose_scorings,
     evaluate,
     find_scoring,
     is_english,
@@ -212,6 +213,17 @@ def test_the_table_compares_both_and_says_why():
 )
 def test_is_english(contexts, language, expected):
     assert is_english(contexts, language) is expected
+
+
+def test_both_scorings_are_chosen_off_english_only():
+    scoring, compared = choose_scorings("official", "", ["Paris is big."])
+    assert (scoring, compared) == (OFFICIAL, [])
+    scoring, compared = choose_scorings("multilingual", "es", ["Paris is big."])
+    assert (scoring.name, scoring.words("los Andes")) == ("multilingual", ["andes"])
+    assert [(each.name, each.words("los Andes")) for each in compared] == [
+        ("official", ["los", "andes"]),
+        ("multilingual", ["andes"]),
+    ]
 
 
 def test_runs_print_both_scorings_where_the_data_is_not_english(tiny, tmp_path, capsys):
