@@ -92,6 +92,7 @@ class Command:
     resume: bool = False
     evaluate: Path | None = None
     selfcheck: bool = False
+    suggest_max_length: bool = False
 
 
 def parse_options(argv: list[str] | None, description: str) -> Command:
@@ -104,6 +105,7 @@ def parse_options(argv: list[str] | None, description: str) -> Command:
     verbs.add_argument("--resume", metavar="RUN", help="go on with the interrupted run in this folder")
     verbs.add_argument("--evaluate", metavar="RUN", help="evaluate the trained run in this folder, train nothing")
     verbs.add_argument("--selfcheck", action="store_true", help="prove on small stored examples that it computes right")
+    verbs.add_argument("--suggest-max-length", action="store_true", help="show how long the data is and what fits it")
     minibert.add_flags(parser, Options)
     first = parser.parse_args(argv)
     run, saved = first.resume or first.evaluate, {}
@@ -113,14 +115,15 @@ def parse_options(argv: list[str] | None, description: str) -> Command:
         output = run if first.resume else f"{run}/evaluation"
         parser.set_defaults(**{**saved, "output": output})
     values = vars(parser.parse_args(argv))
-    for verb in ("resume", "evaluate", "selfcheck"):
+    for verb in ("resume", "evaluate", "selfcheck", "suggest_max_length"):
         del values[verb]
     values["epochs"] = values["epochs"] or (2 if values["train"] == "excerpt" else 3)
     values["output"] = values["output"] or time.strftime("runs/%Y%m%d-%H%M%S")
     options = Options(**values)
     if first.resume:
         check_binding(saved, options)
-    return Command(options, bool(first.resume), Path(first.evaluate) if first.evaluate else None, first.selfcheck)
+    evaluate = Path(first.evaluate) if first.evaluate else None
+    return Command(options, bool(first.resume), evaluate, first.selfcheck, first.suggest_max_length)
 
 
 def changes(saved: dict, options: Options) -> list[str]:

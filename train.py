@@ -4,6 +4,7 @@
     python train.py --evaluate runs/NAME          score a trained run again, on --dev if given
     python train.py --resume runs/NAME            go on after an interruption
     python train.py --selfcheck                   prove that it computes right, in half a minute
+    python train.py --suggest-max-length          show how long --train and --dev are, and what fits them
     torchrun --nproc_per_node=2 train.py ...      the same with several processes: docs/scaling.md
 
 Read it top-down, after options.py: main() in the order in which things happen.
@@ -37,6 +38,10 @@ def main(argv: list[str] | None = None) -> int:
         import selfcheck
 
         return selfcheck.main()
+    if command.suggest_max_length:
+        import suggest
+
+        return suggest.main(command.options)
     with minibert.join_processes(minibert.choose_device(command.options.device)) as (processes, device):
         return work(command, processes, device)
 

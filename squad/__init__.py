@@ -16,6 +16,7 @@ from squad.dataset import Dataset, load_dataset
 from squad.download import find_squad_v2
 from squad.evaluation import Found, evaluate, headline, predict, results_table, search, write_results
 from squad.examples import Answer, DataError, Example, read_examples
+from squad.lengths import MAX_LENGTHS, lengths_table, measure_lengths, suggest_max_length
 from squad.metrics import (
     bootstrap_interval,
     cross_fitted_answers,
@@ -29,6 +30,7 @@ from squad.spans import Predictions, apply_threshold, best_spans, decode, span_l
 from squad.windows import Windows, make_windows
 
 __all__ = [
+    "MAX_LENGTHS",
     "OFFICIAL",
     "Answer",
     "Batch",
@@ -60,8 +62,10 @@ __all__ = [
     "forward_passes",
     "headline",
     "is_english",
+    "lengths_table",
     "load_dataset",
     "make_windows",
+    "measure_lengths",
     "official_metrics",
     "padding_waste",
     "parse_question",
@@ -72,6 +76,7 @@ __all__ = [
     "results_table",
     "search",
     "span_loss",
+    "suggest_max_length",
     "token_to_char_span",
     "training_batches",
     "tune_threshold",

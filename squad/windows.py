@@ -135,7 +135,7 @@ def make_windows(
     contexts, offsets = _tokenise(list(numbers), tokenizer, progress, blanks=template.blanks)
     questions, _ = _tokenise([e.question for e in examples], tokenizer, progress, max_question_tokens)
     answers = _answer_tokens(examples, offsets, context)
-    example, begin, end = _cut(questions.lengths, contexts.lengths[context], max_length - special, overlap)
+    example, begin, end = cut(questions.lengths, contexts.lengths[context], max_length - special, overlap)
     shift = questions.lengths[example] + 1 + template.between
     start_positions, end_positions = _labels(answers[example], begin, end, shift)
     ids = (tokenizer.token_to_id(token) for token in (template.cls, template.sep, template.pad))
@@ -198,7 +198,7 @@ def _answer_tokens(examples: Sequence[Example], offsets: Ragged, context: np.nda
     return spans
 
 
-def _cut(
+def cut(
     question_lengths: np.ndarray, context_lengths: np.ndarray, length: int, overlap: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(E,), (E,) -> example, begin, end, each (W,): every context token in a window, at least one each.

@@ -1,0 +1,128 @@
+"""How long the questions and their texts are, and what each max length would make of them."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from squad.align import char_to_token_span
+from squad.examples import Example
+from squad.windows import Windows, cut
+
+MAX_LENGTHS = (128, 192, 256, 320, 384, 512)
+PERCENTILES = (50, 75, 90, 95, 99, 100)
+
+
+class Fit(NamedTuple):
+    """What one max length makes of a data set; shares are 0 to 1."""
+
+    max_length: int  # tokens in a window
+    overlap: int  # context tokens that neighbouring windows share
+    split: float  # questions that need more than one window
+    windows: float  # per question
+    lost: float  # answers that no window holds whole, of those that have tokens
+
+
+class Lengths(NamedTuple):
+    """A data set's lengths in tokens: question (cut as the windows' are), context and special tokens together."""
+
+    questions: int
+    percentiles: dict[int, int]  # p: the shortest length that at least p% of the questions keep to
+    fits: list[Fit]
+
+
+def measure_lengths(
+    examples: Sequence[Example],
+    windows: Windows,
+    overlap: int = 128,
+    max_question_tokens: int = 64,
+    max_lengths: Sequence[int] = MAX_LENGTHS,
+) -> Lengths:
+    """Lengths of the examples, and what each of `max_lengths` would make of them.
+
+    Args:
+        windows: those of `examples`, cut in any way; only their tokens are looked at.
+        overlap, max_question_tokens: as for `make_windows`. Where a max length leaves no room for this overlap, half
+            of the room is taken; a max length without room for a context is left out.
+    """
+    contexts = windows.contexts.lengths[windows.context]
+    special = windows.between + 2
+    lengths = windows.questions.lengths + contexts + special
+    percentiles = np.percentile(lengths, PERCENTILES, method="inverted_cdf")
+    answers = _answer_tokens(examples, windows)
+    fits = []
+    for max_length in max_lengths:
+        room = max_length - special - max_question_tokens
+        if room > 0:
+            shared = overlap if overlap < room else room // 2
+            shares = _shares(windows.questions.lengths, contexts, answers, max_length - special, shared)
+            fits.append(Fit(max_length, shared, *shares))
+    return Lengths(len(examples), dict(zip(PERCENTILES, map(int, percentiles), strict=True)), fits)
+
+
+def _shares(
+    questions: np.ndarray, contexts: np.ndarray, answers: np.ndarray, length: int, overlap: int
+) -> tuple[float, float, float]:
+    """The last three of `Fit` for windows of this `length`, special tokens not counted.
+
+    Args: tokens of each question and its context, (E,) each; answers (A, 3): example, first and last token.
+    """
+    example, _, end = cut(questions, contexts, length, overlap)
+    count = np.bincount(example, minlength=len(questions))
+    row = np.cumsum(count) - count
+    of, first, last = answers.T
+    # of the windows that begin at the answer or before, the last one reaches furthest
+    at = row[of] + np.minimum(first // (length - questions[of] - overlap), count[of] - 1)
+    lost = (last >= end[at]).mean() if len(answers) else 0.0
+    return float((count > 1).mean()), float(count.mean()), float(lost)
+
+
+def _answer_tokens(examples: Sequence[Example], windows: Windows) -> np.ndarray:
+    """(A, 3) example, first and last context token of every answer that has any."""
+    found = []
+    for i, example in enumerate(examples):
+        offsets = windows.offsets[windows.context[i]]
+        for answer in example.answers:
+            span = char_to_token_span(offsets, answer.start, answer.start + len(answer.text))
+            found += [] if span is None else [(i, *span)]
+    return np.array(found, np.int64).reshape(-1, 3)
+
+
+def suggest_max_length(
+    measured: Mapping[str, Lengths], in_one: float = 0.95, may_lose: float = 0.005
+) -> tuple[int, str]:
+    """A max length for data sets by name, and why.
+
+    It is the shortest at which each set has at least the share `in_one` of its questions in a single window, and at
+    most the share `may_lose` of its answers in none; the longest where no length does.
+    """
+    for fits in zip(*(lengths.fits for lengths in measured.values()), strict=True):
+        if all(fit.split <= 1 - in_one and fit.lost <= may_lose for fit in fits):
+            which = "the shortest with"
+            break
+    else:
+        which = "the longest, as none has"
+    shares = "; ".join(
+        f"{name} has {1 - fit.split:.1%} and {fit.lost:.2%}" for name, fit in zip(measured, fits, strict=True)
+    )
+    return fits[0].max_length, (
+        f"{which} at least {in_one:.0%} of the questions in one window and at most {may_lose:.1%} of the answers in "
+        f"none ({shares})"
+    )
+
+
+def lengths_table(measured: Mapping[str, Lengths]) -> str:
+    """What `measure_lengths` gives for data sets by name, and the max length to take, for people."""
+    lines = ["tokens of question, context and special tokens: p% of the questions have at most"]
+    lines.append(f"{'':8}{'questions':>10}" + "".join(f"{f'{p}%':>7}" for p in PERCENTILES))
+    for name, lengths in measured.items():
+        lines.append(f"{name:8}{lengths.questions:>10,}" + "".join(f"{n:>7,}" for n in lengths.percentiles.values()))
+    head = f"{'max length':>10}{'overlap':>9}{'over one window':>17}{'windows a question':>20}{'answers cut':>13}"
+    for name, lengths in measured.items():
+        lines += ["", f"{name:8}{head}"]
+        for fit in lengths.fits:
+            row = f"{'':8}{fit.max_length:>10}{fit.overlap:>9}{fit.split:>17.1%}{fit.windows:>20.2f}{fit.lost:>13.2%}"
+            lines.append(row)
+    value, why = suggest_max_length(measured)
+    overlap = next(fit.overlap for fit in next(iter(measured.values())).fits if fit.max_length == value)
+    return "\n".join([*lines, "", f"suggested: --max-length {value} --window-overlap {overlap}", why])
