@@ -57,6 +57,7 @@ class Options:
     # the run
     output: str = option("", "folder for everything the run writes; default: runs/<date-time>")
     eval_every: int = option(0, "evaluate every N steps too, not only after each epoch", least=0)
+    track: str = option("none", "send log.jsonl's figures there too", choices=("none", "tensorboard", "wandb"))
     log_every: int = option(100, "steps per line in log.jsonl", least=1)
     checkpoint_every: str = option("10m", "write one every N steps, or Nm for minutes; evaluations and signals do too")
     keep: int = option(2, "checkpoints kept, the newest ones", least=1)

@@ -50,6 +50,7 @@ def work(command: Command, processes: minibert.Processes, device: torch.device) 
     """What each process does; only the first writes files and talks."""
     options, evaluated_run = command.options, command.evaluate
     folder = Path(options.output)
+    minibert.check_tracker("none" if evaluated_run else options.track)
     dtype = minibert.choose_precision(options.precision, device)
     minibert.keep_freed_memory()
     torch.manual_seed(options.seed)
@@ -243,7 +244,7 @@ def train_loop(run: Run, train: squad.Dataset, made_from: dict[str, str], resume
         unit="q",
         disable=not processes.first,
     )
-    with minibert.stop_signals() as stopped_by, bar:
+    with contextlib.closing(record.log), minibert.stop_signals() as stopped_by, bar:
         for step in range(start, total + 1):
             due = step % per_epoch == 0 or (options.eval_every and step % options.eval_every == 0)
             evaluates = due and step > record.at.evaluated

@@ -17,6 +17,7 @@ from minibert.optim import make_optimizer, schedule
 from minibert.parallel import Processes, join_processes
 from minibert.runlog import RunLog
 from minibert.tokenizer import check_fit, load_tokenizer
+from minibert.track import check_tracker, open_tracker
 from minibert.weights import checkpoint_names, load_pretrained, save_pretrained
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "add_flags",
     "check_fit",
     "check_ranges",
+    "check_tracker",
     "checkpoint_names",
     "choose_device",
     "choose_precision",
@@ -43,6 +45,7 @@ __all__ = [
     "load_tokenizer",
     "make_optimizer",
     "only_writer",
+    "open_tracker",
     "option",
     "read_json",
     "run_command",

@@ -6,6 +6,8 @@ import time
 from collections import deque
 from pathlib import Path
 
+from minibert.track import NoTracker
+
 
 class RunLog:
     """A line every `every` steps with the mean loss since the line before, and any other line asked for.
@@ -17,9 +19,13 @@ class RunLog:
         folder: where both files go; None: nowhere.
         every: steps.
         state: what `state()` gave, to go on from there: lines written since are taken back.
+        tracker: is sent every line as well, of both files; closed with the log.
     """
 
-    def __init__(self, folder: str | Path | None, every: int, state: dict | None = None):
+    def __init__(
+        self, folder: str | Path | None, every: int, state: dict | None = None, tracker: NoTracker | None = None
+    ):
+        self.tracker = tracker or NoTracker()
         self.folder, self.every = Path(folder) if folder else None, every
         state = state or {}
         self.recent: deque[float] = deque(state.get("recent", []), maxlen=50)
@@ -68,3 +74,7 @@ class RunLog:
         if self.folder:
             with (self.folder / name).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(values) + "\n")
+            self.tracker.send(values)
+
+    def close(self) -> None:
+        self.tracker.close()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gzip
+import importlib.util
 import json
 import re
 import shutil
@@ -156,6 +157,14 @@ def nothing(here, patch):
     pass
 
 
+def not_installed(name):
+    def make(here, patch):
+        find = importlib.util.find_spec
+        patch.setattr(importlib.util, "find_spec", lambda other: None if other == name else find(other))
+
+    return make
+
+
 def spelled_twice(tensors):
     tensors[WORDS.removeprefix("bert.")] = tensors[WORDS].clone()
 
@@ -283,6 +292,7 @@ CASES = {
     "a rank beyond the layers": (nothing, ["--lora-rank", str(10**9)]),
     "checkpoints every 0 steps": (nothing, ["--checkpoint-every", "0"]),
     "a language that is no code": (nothing, ["--language", "Urdu"]),
+    "a tracker that is not installed": (not_installed("tensorboard"), ["--track", "tensorboard"]),
     "overlap beyond the window": (nothing, ["--window-overlap", "39"]),
     "resuming nothing": (nothing, ["--resume", "nowhere"]),
     "resuming a run of another version": (settings("run/config.json", colour="red"), RUN),
