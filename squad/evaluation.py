@@ -96,7 +96,7 @@ def evaluate(
 
     Args:
         threshold, temperature: those to judge by, chosen elsewhere; None: the best on these very examples.
-        scoring: how answers are compared; its name stands under `scoring`.
+        scoring: how answers are compared; its name and language stand under `scoring` and `language`.
         compared: scorings whose EM and F1 of the same answers are added under `scorings`, by name.
     Returns the official metrics of the answers at that threshold under their official names, and
 
@@ -114,7 +114,8 @@ def evaluate(
     chosen = apply_threshold(predictions, threshold)
     best = {k: v for k, v in official_metrics(examples, answers, odds, words=words).items() if k.startswith("best_")}
     result = {**_summary(examples, chosen, words), **best}
-    result |= {"threshold": threshold, "threshold_is_tuned_here": tuned_here, "scoring": scoring.name}
+    result |= {"threshold": threshold, "threshold_is_tuned_here": tuned_here}
+    result |= {"scoring": scoring.name, "language": scoring.language}
     if mixed and len({example.title for example in examples}) > 1:
         result["crossfit"] = _summary(examples, cross_fitted_answers(examples, answers, odds, words), words)
     result["at_zero"] = _summary(examples, apply_threshold(predictions, 0.0), words)

@@ -41,7 +41,7 @@ def make_page(run: RunFiles, windows: np.ndarray | str) -> str:
     Args: windows (E,): how many each question has; or, where that is not known, why.
     """
     template = (Path(__file__).parent / "report.html").read_text(encoding="utf-8")
-    exact, f1 = question_scores(run.examples, run.given)
+    exact, f1 = question_scores(run.examples, run.given, run.words)
     reliability, bins = calibration(run, exact)
     parts = {
         "name": escape(run.name),

@@ -8,6 +8,7 @@ from pathlib import Path
 from squad.download import find_squad_v2
 from squad.examples import DataError, Example, read_examples
 from squad.metrics import question_scores
+from squad.scoring import Words, find_scoring
 from squad.spans import Predictions, apply_threshold
 
 LARGEST = 1e100  # of any figure: what is beyond comes from no run, and would overflow on its way into a chart
@@ -26,6 +27,7 @@ class RunFiles:
 
     log: the lines of log.jsonl; None where there is no such file (an evaluation has none).
     given: the answers at the run's threshold, by id.
+    words: what the run's answers were compared by.
     """
 
     name: str
@@ -35,6 +37,7 @@ class RunFiles:
     examples: list[Example]
     predictions: Predictions
     given: dict[str, str]
+    words: Words
 
 
 def read_run(folder: str | Path, dev: str | None = None) -> RunFiles:
@@ -45,7 +48,8 @@ def read_run(folder: str | Path, dev: str | None = None) -> RunFiles:
     """
     folder = Path(folder)
     config = _load(folder / "config.json")
-    figures = read_figures(_load(folder / "metrics.json"), f"{folder / 'metrics.json'}")
+    metrics = _load(folder / "metrics.json")
+    figures, words = read_figures(metrics, f"{folder / 'metrics.json'}"), _words(metrics, f"{folder / 'metrics.json'}")
     log = read_log(folder / "log.jsonl")
     examples = _read_dev(dev, config, folder)
     nbest, odds = _load(folder / "nbest_predictions.json"), _load(folder / "null_odds.json")
@@ -57,13 +61,21 @@ def read_run(folder: str | Path, dev: str | None = None) -> RunFiles:
     predictions = Predictions(answers, odds, nbest)
     if given != apply_threshold(predictions, figures["threshold"]):
         raise DataError(f"{folder}: predictions.json is not what the other files say at the threshold of metrics.json")
-    exact = 100 * float(question_scores(examples, given)[0].mean())
+    exact = 100 * float(question_scores(examples, given, words)[0].mean())
     if abs(exact - figures["rows"][""]["exact"]) > 1e-6:
         raise DataError(
             f"{folder}: metrics.json says EM {figures['rows']['']['exact']:.2f}, its predictions score {exact:.2f} on "
             "these questions; give the file it was evaluated on with --dev"
         )
-    return RunFiles(_name(folder), config, figures, log, examples, predictions, given)
+    return RunFiles(_name(folder), config, figures, log, examples, predictions, given, words)
+
+
+def _words(metrics: dict, where: str) -> Words:
+    """The official ones in runs that do not say."""
+    try:
+        return find_scoring(metrics.get("scoring", "official"), metrics.get("language", "")).words
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{where}: {error}") from error
 
 
 def read_figures(metrics: dict, where: str) -> dict:
@@ -130,7 +142,8 @@ def _read_dev(dev: str | None, config: dict, folder: Path) -> list[Example]:
     if dev is None and not path.is_file():
         raise DataError(f"{path}: no such file, though the run's config.json names it; give --dev")
     left_out: list[str] = []
-    return read_examples(path, left_out.append if config.get("skip_bad") else None)
+    examples = read_examples(path, left_out.append if config.get("skip_bad") else None)
+    return [example for example in examples if example.answers] if config.get("answerable_only") else examples
 
 
 def _check_ids(content: dict, examples: list[Example], where: str) -> None:

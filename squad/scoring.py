@@ -27,6 +27,7 @@ class Scoring(NamedTuple):
     """A way to compare answers, and how to speak of it."""
 
     name: str
+    language: str  # ISO 639 code; "": none
     words: Words
     rules: str  # what is done to a text, to follow the name in a sentence
 
@@ -57,7 +58,7 @@ def is_punctuation(character: str) -> bool:
     return character in string.punctuation or unicodedata.category(character).startswith("P")
 
 
-OFFICIAL = Scoring("official", official_words, "takes out ASCII punctuation and a, an, the")
+OFFICIAL = Scoring("official", "", official_words, "takes out ASCII punctuation and a, an, the")
 
 
 def find_scoring(name: str, language: str = "") -> Scoring:
@@ -65,11 +66,11 @@ def find_scoring(name: str, language: str = "") -> Scoring:
     if name == "official":
         return OFFICIAL
     if name != "multilingual":
-        raise ValueError(f"scoring is {name!r}, expected official or multilingual")
+        raise ValueError(f"scoring is {str(name)[:60]!r}, expected official or multilingual")
     articles = f"the articles of {language!r}" if language in ARTICLES else "no articles"
     rules = f"takes out all Unicode punctuation and {articles}"
     rules += ", and splits Chinese into characters" * (language == "zh")
-    return Scoring(name, partial(multilingual_words, language=language), rules)
+    return Scoring(name, language, partial(multilingual_words, language=language), rules)
 
 
 def choose_scorings(name: str, language: str, contexts: Sequence[str]) -> tuple[Scoring, list[Scoring]]:

@@ -66,8 +66,8 @@ def threshold_chart(run: RunFiles) -> str:
     near = [at for at in (0.0, chosen) if low - (high - low) <= at <= high + (high - low)]
     frame = Frame(spread([float(low), float(high)], *near), (0.0, 100.0))
     grid = np.unique([*np.linspace(*frame.x_range, GRID), *near])
-    answered = question_scores(run.examples, run.predictions.answers)
-    silent = question_scores(run.examples, dict.fromkeys(run.predictions.answers, ""))
+    answered = question_scores(run.examples, run.predictions.answers, run.words)
+    silent = question_scores(run.examples, dict.fromkeys(run.predictions.answers, ""), run.words)
     series, at = [], {}
     for name, *scores in zip(("EM", "F1"), answered, silent, strict=True):
         thresholds, totals = totals_by_threshold(odds, *scores)
@@ -91,7 +91,7 @@ def precision_recall_chart(run: RunFiles) -> str:
     title = "Precision and recall of answering"
     if not (answerable.any() and given.any()):
         return figure(title, "", "No answerable question, or no answer at all: there is no recall or no precision.")
-    right = answerable & (question_scores(run.examples, run.predictions.answers)[0] > 0)
+    right = answerable & (question_scores(run.examples, run.predictions.answers, run.words)[0] > 0)
     thresholds, precision, recall = precision_recall(_odds(run), given, right, int(answerable.sum()))
     some = np.unique(np.linspace(0, len(thresholds) - 1, GRID).astype(int))
     dots = []

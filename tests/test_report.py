@@ -12,7 +12,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from squad import DataError, Predictions, evaluate, read_examples, write_results
+from squad import OFFICIAL, DataError, Predictions, evaluate, find_scoring, read_examples, write_results
 from squad.figures import INVENTED, SILENT, WRONG
 from squad.report import main, windows_per_question
 
@@ -31,7 +31,7 @@ def question(id, context, gold, *said):
     return {"id": id, "question": f"Who is {id}?", "answers": answers, "is_impossible": not gold}, nbest
 
 
-def make_run(folder, texts, log=({"step": 5, "loss": 2.5, "lr": 0.001},), threshold=0.0, **config):
+def make_run(folder, texts, log=({"step": 5, "loss": 2.5, "lr": 0.001},), threshold=0.0, scoring=OFFICIAL, **config):
     """A run's folder as train.py leaves it, with a data.json. texts: title -> (context, [questions])."""
     folder.mkdir(parents=True)
     data, nbest = [], {}
@@ -43,7 +43,7 @@ def make_run(folder, texts, log=({"step": 5, "loss": 2.5, "lr": 0.001},), thresh
     null = {id: next(e for e in entries if not e["text"])["score"] for id, entries in nbest.items()}
     odds = {id: null[id] - best[id]["score"] for id in nbest}
     predictions = Predictions({id: entry["text"] for id, entry in best.items()}, odds, nbest)
-    metrics = evaluate(read_examples(folder / "data.json"), predictions, threshold)
+    metrics = evaluate(read_examples(folder / "data.json"), predictions, threshold, scoring=scoring)
     write_results(folder, predictions, metrics)
     options = {"dev": str(folder / "data.json"), "train": "excerpt", "model": "some/model", "seed": 0} | config
     (folder / "config.json").write_text(json.dumps(options))
@@ -190,6 +190,30 @@ def test_a_threshold_far_beyond_all_odds(tmp_path):
     assert "\u22121000000.00" in read_page(run)
 
 
+def test_answers_are_compared_as_the_run_did(tmp_path):
+    """Right but for the full stop, which only the multilingual rules know."""
+    context = "Vin met Kelsier\u06d4 Elend read."
+    texts = {"Vin": (context, [question("stop", context, "Kelsier", "Kelsier\u06d4", "")])}
+    page = {}
+    for name in ("official", "multilingual"):
+        folder = make_run(tmp_path / name, texts, threshold=9.0, scoring=find_scoring(name, "ur"))
+        assert main([str(folder)]) == 0
+        page[name] = read_page(folder)
+    assert re.search(r"<dt>EM, .*?</dt><dd>0\.00<", page["official"])
+    assert re.search(r"<dt>EM, .*?</dt><dd>100\.00<", page["multilingual"])
+
+
+def test_questions_that_the_run_left_out_are_left_out(tmp_path):
+    """The run evaluated two of the three questions in its file; the page's figures are theirs."""
+    asked = [question(id, VIN, "Kelsier", "Kelsier", "") for id in ("one", "two")]
+    folder = make_run(tmp_path / "run", {"Vin": (VIN, asked)}, answerable_only=True)
+    data = json.loads((folder / "data.json").read_text())
+    data["data"][0]["paragraphs"][0]["qas"].append(question("none", VIN, "", "", "Elend")[0])
+    (folder / "data.json").write_text(json.dumps(data))
+    assert main([str(folder)]) == 0
+    assert "<dt>questions</dt><dd>2<" in read_page(folder)
+
+
 # ------------------------------------------------------------------ what is wrong is said
 
 
@@ -230,6 +254,10 @@ BROKEN = {
     "no interval": (
         rewrite("metrics.json", lambda m: m["at_zero"].pop("f1_interval") and None),
         "at_zero: f1_interval is None, expected two numbers",
+    ),
+    "another scoring": (
+        rewrite("metrics.json", lambda m: m | {"scoring": ["mlqa"]}),
+        """metrics.json: scoring is "['mlqa']", expected official or multilingual""",
     ),
     "odds text": (rewrite("null_odds.json", lambda o: o | {"wrong": "x"}), "null_odds.json: 'wrong' is x"),
     "strange id": (rewrite("null_odds.json", lambda o: o | {"other": 1}), "1 ids are not in the data, the first"),

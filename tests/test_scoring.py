@@ -162,6 +162,7 @@ def test_every_figure_of_an_evaluation_follows_the_scoring():
     both = [find_scoring(name, "ur") for name in ("official", "multilingual")]
     urdu = evaluate(examples, predictions, scoring=both[1], compared=both)
     assert (official["scoring"], official["f1"], official["always_answer"]["f1"]) == ("official", 100 / 3, 0.0)
+    assert urdu["language"] == "ur"
     assert (urdu["scoring"], urdu["threshold"], urdu["f1"], urdu["best_f1"]) == ("multilingual", 2.5, 100.0, 100.0)
     assert urdu["at_zero"]["exact"] == 100 / 3
     assert urdu["always_answer"]["HasAns_exact"] == 100.0
