@@ -59,9 +59,15 @@ def load_reader(
     place = minibert.choose_device(device)
     dtype = minibert.choose_precision(precision, place)
     minibert.store_frozen_as(dtype, bert)
-    settings = {"max_length": min(384, bert.config.longest_sequence), **saved, **settings}
+    settings = {**window_sizes(bert.config), **saved, **settings}
     minibert.check_fit(tokenizer, bert.config, settings["max_length"])
     return squad.Reader(bert, tokenizer, device=place, precision=dtype, **settings)
+
+
+def window_sizes(config: minibert.BertConfig) -> dict[str, int]:
+    """How texts are cut for a model that says nothing about it: train.py's way, or smaller parts of fewer positions."""
+    length = min(384, config.longest_sequence)
+    return {"max_length": length, "window_overlap": min(128, length // 3), "max_question_tokens": min(64, length // 4)}
 
 
 def load_model(name: str | Path, revision: str = "") -> tuple[minibert.BertForQuestionAnswering, Tokenizer, dict]:

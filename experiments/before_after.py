@@ -65,7 +65,7 @@ def load_reader(name: str) -> squad.Reader:
             raise
     torch.manual_seed(0)
     model, tokenizer = minibert.load_pretrained(name, head="later"), minibert.load_tokenizer(name)
-    return squad.Reader(model, tokenizer, max_length=min(384, model.config.longest_sequence))
+    return squad.Reader(model, tokenizer, **answer.window_sizes(model.config))
 
 
 def judged(reader: squad.Reader, examples: Sequence[squad.Example]) -> dict:

@@ -77,8 +77,8 @@ def latency(folder: Path) -> dict[str, float]:
     forms = {"merged": lambda: answer.load_model(folder)[0]}
     if (part / "adapter_config.json").exists():
         forms["unmerged"] = lambda: beside_base(part)
-    tokenizer = answer.load_model(folder)[1]
-    return {form: _milliseconds(squad.Reader(load(), tokenizer)) for form, load in forms.items()}
+    _, tokenizer, settings = answer.load_model(folder)
+    return {form: _milliseconds(squad.Reader(load(), tokenizer, **settings)) for form, load in forms.items()}
 
 
 def beside_base(part: Path) -> torch.nn.Module:

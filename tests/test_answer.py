@@ -1,5 +1,6 @@
 """answer.py from the command line, and every kind of model it takes."""
 
+import dataclasses
 import gzip
 import io
 import json
@@ -253,3 +254,12 @@ def test_text_from_standard_input(run, monkeypatch, capsys):
     assert main(["--model", str(run), "--context", "-", "--question", "who is vin", "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
     assert "vin is a mistborn"[content["start"] : content["end"]] == content["answer"]
+
+
+@pytest.mark.parametrize("positions", [512, 384, 194, 64, 12])
+def test_windows_of_a_model_that_says_nothing_leave_room_to_step(config, positions):
+    sizes = answer.window_sizes(dataclasses.replace(config, max_position_embeddings=positions))
+    assert sizes["max_length"] == min(384, positions)
+    assert sizes["window_overlap"] < sizes["max_length"] - 3 - sizes["max_question_tokens"]
+    if positions >= 384:
+        assert (sizes["window_overlap"], sizes["max_question_tokens"]) == (128, 64)

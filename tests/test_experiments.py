@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import squad
-from experiments import ablate, before_after, common, padding, sweep
+from experiments import ablate, before_after, common, compare, padding, sweep
 from options import parse_options
 
 
@@ -185,3 +185,56 @@ def test_sweep_prunes_reports_and_goes_on(tiny, tmp_path, capsys):
     line = capsys.readouterr().out.strip().splitlines()[-1]
     assert line.strip().startswith(f"python train.py --learning-rate {best['learning-rate']:.4g}")
     parse_options(line.split()[2:], "")
+
+
+def test_losses_of_each_epoch_are_read_from_the_log(tmp_path):
+    lines = [{"step": 1, "loss": 4.0}, {"step": 2, "loss": 2.0}, {"step": 2, "epoch": 1.0, "f1": 9.0, "dev_loss": 2.5}]
+    lines += [{"step": 4, "loss": 1.0}, {"step": 4, "epoch": 2.0, "f1": 9.0, "dev_loss": 2.0}]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert compare.losses(tmp_path) == [
+        {"epoch": 1.0, "train": 3.0, "held": 2.5},
+        {"epoch": 2.0, "train": 1.0, "held": 2.0},
+    ]
+
+
+def test_compare_chooses_by_the_held_out_part_and_weighs_files(tiny, tmp_path, monkeypatch):
+    kinds = {"LoRA": (["--lora-rank", "2"], (1e-3, 1e-2)), "full": (["--lora-rank", "0"], (1e-4,))}
+    monkeypatch.setattr(compare, "KINDS", kinds)
+    assert compare.main(on_tiny(tiny, "--epochs", "1", "--output", str(tmp_path))) == 0
+    lora, full = json.loads((tmp_path / "results.json").read_text())
+    held = {p.parent.name: json.loads(p.read_text()) for p in tmp_path.glob("LoRA-*/metrics.json")}
+    assert lora["metrics"]["f1"] == max(common.held_f1(metrics) for metrics in held.values())
+    assert full["parameters"]["share"] == 1.0
+    assert (
+        lora["bytes"] == (tmp_path / f"LoRA-{lora['rate']:g}" / "adapter" / "adapter_model.safetensors").stat().st_size
+    )
+    assert full["bytes"] > lora["bytes"]
+    assert lora["latency"].keys() == {"merged", "unmerged"}
+    assert full["latency"].keys() == {"merged"}
+
+
+def test_before_after_asks_both_the_same(tiny, run, tmp_path, capsys):
+    files = [
+        "--dev",
+        str(tiny / "squad.json"),
+        "--examples",
+        str(tmp_path / "x.jsonl"),
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    (tmp_path / "x.jsonl").write_text('{"id": "a", "question": "who is vin?", "context": "vin is a mistborn"}\n')
+    assert before_after.main(["--before", str(tiny), "--after", str(run), *files]) == 0
+    before, after = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert sum(before["counts"].values()) == sum(after["counts"].values()) == 24
+    assert after["metrics"]["f1"] > before["metrics"]["f1"]  # it was trained on these
+    shown = json.loads((tmp_path / "out" / "examples.json").read_text())
+    assert [len(shown[when][0]) for when in ("before", "after")] == [3, 3]
+    assert (tmp_path / "out" / "examples.md").read_text() in capsys.readouterr().out
+
+
+def test_padding_measures_all_three_ways(tmp_path, has_minilm):
+    files = ["--train", str(DATA / "dev.json.gz"), "--questions", "6", "--held", "4", "--output", str(tmp_path)]
+    assert padding.main([*files, "--passes", "1", "--batch-size", "3"]) == 0
+    static, dynamic, alike = json.loads((tmp_path / "results.json").read_text())
+    assert static["waste"] > dynamic["waste"] >= alike["waste"] > 0
+    assert all(row["windows_per_second"] > 0 for row in (static, dynamic, alike))
