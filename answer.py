@@ -13,7 +13,6 @@ In a notebook: from answer import load_reader; reader = load_reader("runs/NAME")
 import argparse
 import contextlib
 import json
-import math
 import os
 import re
 import sys
@@ -32,13 +31,6 @@ from squad.server import make_server, response
 
 SHIPPED = Path(__file__).parent / "data" / "adapter"
 CHUNK = 256  # lines of a batch file answered at a time: enough to sort by length
-# what qa.json may say, and how a reader takes it
-SETTINGS = {
-    "null_threshold": float, "temperature": float, "max_length": int, "window_overlap": int,
-    "max_question_tokens": int, "max_answer_tokens": int,
-}  # fmt: skip
-
-
 # ----------------------------------------------------------------------------------- from a name to a reader
 
 
@@ -85,7 +77,7 @@ def load_model(name: str | Path, revision: str = "") -> tuple[minibert.BertForQu
         model = minibert.load_pretrained(source, revision or None, head="required")
         tokenizer = minibert.load_tokenizer(source, revision or None)
     model.bert.requires_grad_(False)
-    return model, tokenizer, read_settings(folder / "qa.json")
+    return model, tokenizer, squad.read_settings(folder / "qa.json")
 
 
 def trained_part(folder: Path) -> Path:
@@ -96,21 +88,6 @@ def trained_part(folder: Path) -> Path:
     if (folder / "checkpoint").is_dir() or (folder / "log.jsonl").is_file():
         raise ValueError(f"{folder}: this run has saved no model yet; go on with: python train.py --resume {folder}")
     return folder
-
-
-def read_settings(path: Path) -> dict:
-    """qa.json, checked; {} where there is none."""
-    if not path.is_file():
-        return {}
-    try:
-        content = minibert.read_json(path)
-        settings = {name: kind(content[name]) for name, kind in SETTINGS.items() if name in dict(content)}
-    except (ValueError, TypeError, OverflowError) as error:
-        raise ValueError(f"{path}: not readable settings ({error}), expected numbers by name") from error
-    for name, value in settings.items():
-        if not math.isfinite(value):
-            raise ValueError(f"{path}: {name} is {value}, expected a number")
-    return settings
 
 
 def export(name: str | Path, revision: str, folder: Path) -> None:

@@ -121,6 +121,8 @@ def parse_options(argv: list[str] | None, description: str) -> Command:
     values["epochs"] = values["epochs"] or (2 if values["train"] == "excerpt" else 3)
     values["output"] = values["output"] or time.strftime("runs/%Y%m%d-%H%M%S")
     options = Options(**values)
+    if first.resume and options.output != first.resume:
+        raise ValueError(f"--output is {options.output}, but a run goes on in its own folder, {first.resume}")
     if first.resume:
         check_binding(saved, options)
     evaluate = Path(first.evaluate) if first.evaluate else None

@@ -42,6 +42,15 @@ class Progress:
     log: dict = field(default_factory=dict)
 
 
+def write_options(options: Options, folder: Path) -> None:
+    """config.json; what is different from the one that is there is told."""
+    path = folder / "config.json"
+    if path.exists() and (changed := changes(minibert.read_json(path), options)):
+        print(f"changed since the run was started: {', '.join(changed)}", file=sys.stderr)
+    with minibert.whole_files(folder) as part:
+        minibert.write_json(part / path.name, dataclasses.asdict(options))
+
+
 class Record:
     """A run's past. Only the first of several processes writes any of it.
 
@@ -61,11 +70,12 @@ class Record:
         self.log = minibert.RunLog(folder if processes.first else None, options.log_every, self.at.log, tracker)
         self.saved = time.monotonic()
         if processes.first:
-            self._write_options()
+            write_options(options, folder)
 
     def _go_on(self, made_from: dict[str, str]) -> Progress:
         folder = self.folder / "checkpoint"
-        saved = minibert.load_checkpoint(folder, self.model, self.optimizer, self.scaler)
+        first = self.processes.first
+        saved = minibert.load_checkpoint(folder, self.model, self.optimizer, self.scaler, set_aside=first)
         if saved is None:
             if self.processes.first:
                 print(f"{self.folder}: no checkpoint yet, starting from the first step", file=sys.stderr)
@@ -77,13 +87,6 @@ class Record:
                     f"{now[:12]}; go on with the {name} that the run was started with, or start another --output"
                 )
         return Progress(**saved)
-
-    def _write_options(self) -> None:
-        path = self.folder / "config.json"
-        if path.exists() and (changed := changes(minibert.read_json(path), self.options)):
-            print(f"changed since the run was started: {', '.join(changed)}", file=sys.stderr)
-        with minibert.whole_files(self.folder) as part:
-            minibert.write_json(part / path.name, dataclasses.asdict(self.options))
 
     @property
     def checkpoint_is_due(self) -> bool:

@@ -1,4 +1,4 @@
-"""python train.py --selfcheck: proofs on small stored examples, a line each, in well under half a minute.
+"""python train.py --selfcheck: proofs on small stored examples, a line each, in a few seconds.
 
 Each compares with something else: another implementation's stored results, arithmetic done another way, or a round
 trip. The tests do the same and much more; this is for who has installed it and wants to know that it computes right.

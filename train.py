@@ -3,7 +3,7 @@
     python train.py --lora-rank 8                 the default run: MiniLM on the questions in data/
     python train.py --evaluate runs/NAME          score a trained run again, on --dev if given
     python train.py --resume runs/NAME            go on after an interruption
-    python train.py --selfcheck                   prove that it computes right, in half a minute
+    python train.py --selfcheck                   prove that it computes right, in a few seconds
     python train.py --suggest-max-length          show how long --train and --dev are, and what fits them
     torchrun --nproc_per_node=2 train.py ...      the same with several processes: docs/scaling.md
 
@@ -11,6 +11,7 @@ Read it top-down, after options.py: main() in the order in which things happen.
 """
 
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ def work(command: Command, processes: minibert.Processes, device: torch.device) 
         if processes.first and not evaluated_run:
             print(startup_table(run, train))
         if evaluated_run:
-            run.evaluate(minibert.read_json(trained_folder(options, evaluated_run) / "qa.json"))
+            run.evaluate(squad.read_settings(trained_folder(options, evaluated_run) / "qa.json"))
         elif stopped_by := train_loop(run, train, made_from, command.resume):
             if processes.first:
                 print(f"stopped; go on with: python train.py --resume {folder}", file=sys.stderr)
@@ -199,6 +200,8 @@ class Run:
         metrics |= {"left_out": dev.left_out} if options.answerable_only else {}
         with minibert.whole_files(self.folder) as part:
             squad.write_results(part, predictions, metrics)
+            if judged_by is not None:  # else the run's options are there already
+                minibert.write_json(part / "config.json", dataclasses.asdict(options))
         return metrics
 
     def save(self, metrics: dict) -> None:
@@ -257,15 +260,8 @@ def train_loop(run: Run, train: squad.Dataset, made_from: dict[str, str], resume
                 if evaluates or stop or record.checkpoint_is_due:  # an evaluation may take long: the steps are safe
                     record.checkpoint()
             if evaluates and not stop:
-                try:
-                    metrics = run.evaluate(stopped_by=stopped_by)
-                except Stopped:
-                    return stopped_by[0]
-                if metrics:
-                    run.save(metrics)
-                    record.evaluation(step, step / per_epoch, metrics, bar)
-                    record.checkpoint()
-                record.at.evaluated = step
+                stop = evaluate_and_save(run, record, step, step / per_epoch, stopped_by, bar)
+                evaluates = stop > 0
             if step == total or stop:
                 return stop if step < total or evaluates else 0
             epoch, batch = divmod(step, per_epoch)
@@ -275,6 +271,20 @@ def train_loop(run: Run, train: squad.Dataset, made_from: dict[str, str], resume
             torch.manual_seed(seed_of_step(options.seed, step, processes.rank))
             loss, norm = training_step(run, model, train, batches[batch], optimizer, scaler, rate)
             unread.append(Step(step + 1, (step + 1) / per_epoch, batches[batch], rate, loss, norm))
+
+
+def evaluate_and_save(run: Run, record: Record, step: int, epoch: float, stopped_by: list[int], bar: tqdm) -> int:
+    """Returns 0, or the number of the signal that came in the middle, after which nothing was written."""
+    try:
+        metrics = run.evaluate(stopped_by=stopped_by)
+    except Stopped:
+        return stopped_by[0]
+    if metrics:
+        run.save(metrics)
+        record.evaluation(step, epoch, metrics, bar)
+        record.checkpoint()
+    record.at.evaluated = step
+    return 0
 
 
 def training_step(run: Run, model, train: squad.Dataset, rows: np.ndarray, optimizer, scaler, learning_rate: float):

@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
     )
     add("--five", action="store_true", help="five fixed configurations of rank, alpha, rate and targets instead")
     options = parser.parse_args(argv)
-    data = common.prepare_data(options)
+    data = common.prepare_data(options, may_change=("ranks", "rates", "five"))
     grid = itertools.product(options.ranks, options.rates, TARGETS)
     settings = FIVE if options.five else [(rank, 2 * rank, rate, targets) for rank, rate, targets in grid]
     rows = []

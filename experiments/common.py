@@ -1,12 +1,14 @@
 """What experiments share: a split of the train file by article, runs of train.py with their cost, tables and plots."""
 
 import argparse
+import contextlib
 import json
 import os
+import signal
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +20,15 @@ ROOT = Path(__file__).parent.parent
 DATA = ROOT / "data"
 
 
-def parser(name: str, description: str) -> argparse.ArgumentParser:
-    """A parser with what every experiment that trains takes."""
+def positive(text: str) -> int:
+    """For argparse: a whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"is {text}, expected a whole number of at least 1")
+    return int(text)
+
+
+def parser(name: str, description: str, runs: bool = True) -> argparse.ArgumentParser:
+    """A parser with what experiments on a part of the train file take; runs: that they are made of train.py's runs."""
     made = minibert.Parser(prog=f"python -m experiments {name}", description=description)
     add = made.add_argument
     add(
@@ -28,12 +37,13 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
         default=str(DATA / "train.json.gz"),
         help="SQuAD file to train on (data/train.json.gz)",
     )
-    add("--dev", metavar="FILE", default=str(DATA / "dev.json.gz"), help="scored once a row (data/dev.json.gz)")
-    add("--questions", metavar="N", type=int, default=1024, help="train questions of a run, drawn at random (1024)")
-    add("--held", metavar="N", type=int, default=400, help="questions of held-out train articles to choose by (400)")
+    add("--questions", metavar="N", type=positive, default=1024, help="train questions, drawn at random (1024)")
+    add("--held", metavar="N", type=positive, default=400, help="questions of held-out train articles (400)")
     add("--output", metavar="DIR", type=Path, default=Path("runs") / "experiments" / name, help="folder for everything")
     add("--debug", action="store_true", help="show the traceback of an error")
-    add("flags", nargs="*", metavar="-- FLAGS", help="after --: flags of train.py for all runs")
+    if runs:
+        add("--dev", metavar="FILE", default=str(DATA / "dev.json.gz"), help="scored once a row (data/dev.json.gz)")
+        add("flags", nargs="*", metavar="-- FLAGS", help="after --: flags of train.py for all runs")
     return made
 
 
@@ -78,22 +88,42 @@ def write_squad(examples: Sequence[squad.Example], path: Path) -> None:
         (part / path.name).write_text(json.dumps({"version": "v2.0", "data": data}), encoding="utf-8")
 
 
-def prepare_data(options: argparse.Namespace) -> list[str]:
-    """Write the two parts of the train file into the output folder; returns the flags that make train.py use them."""
-    fit, held = options.output / "fit.json", options.output / "held.json"
-    wanted = {"train": str(options.train), "questions": options.questions, "held": options.held}
-    made = options.output / "data.json"
-    if made.exists() and minibert.read_json(made) != wanted:
-        raise ValueError(
-            f"{options.output} holds an experiment on other data ({made}): choose another --output, or delete it"
-        )
-    if not made.exists():
-        parts = split_by_article(squad.read_examples(options.train), options.questions, options.held)
-        for examples, path in zip(parts, (fit, held), strict=True):
-            write_squad(examples, path)
-        with minibert.whole_files(options.output) as part:
-            minibert.write_json(part / made.name, wanted)
+def prepare_data(options: argparse.Namespace, may_change: Sequence[str] = ()) -> list[str]:
+    """Write the two parts of the train file into the output folder; returns the flags that make train.py use them.
+
+    Args: may_change: options that say what more to try and not what a run is: all others must stay as they were.
+    Raises ValueError when the folder holds an experiment with other ones.
+    """
+    fit, held, made = (options.output / name for name in ("fit.json", "held.json", "experiment.json"))
+    free = {"output", "debug", *may_change}
+    wanted = {name: str(value) for name, value in vars(options).items() if name not in free}
+    with alone(options.output):
+        found = minibert.read_json(made) if made.exists() else wanted
+        if found != wanted:
+            old = [name for name in wanted if found.get(name) != wanted[name]]
+            changed = ", ".join(f"{name} {found.get(name)} instead of {wanted[name]}" for name in old)
+            raise ValueError(f"{options.output} holds this experiment with {changed}: choose another --output")
+        if not made.exists():
+            parts = split_by_article(squad.read_examples(options.train), options.questions, options.held)
+            for examples, path in zip(parts, (fit, held), strict=True):
+                write_squad(examples, path)
+            with minibert.whole_files(options.output) as part:
+                minibert.write_json(part / made.name, wanted)
     return ["--train", str(fit), "--dev", str(held)]
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in here with this folder."""
+    while True:
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(minibert.only_writer(folder))
+            except ValueError:
+                time.sleep(0.5)
+                continue
+            yield
+            return
 
 
 def trained(folder: Path, flags: Sequence[str]) -> dict:
@@ -113,6 +143,8 @@ def trained(folder: Path, flags: Sequence[str]) -> dict:
         if folder.exists():
             with minibert.whole_files(folder) as part:
                 minibert.write_json(part / cost.name, before)
+        if status == 128 + signal.SIGINT:
+            raise KeyboardInterrupt
         check(status, folder)
     return {**before, "metrics": minibert.read_json(folder / "metrics.json")}
 
@@ -138,9 +170,8 @@ def timed(command: list[str], output: Path) -> tuple[int, float, int]:
         )  # fmt: skip
     try:
         _, status, usage = os.wait4(process, 0)
-    except KeyboardInterrupt:  # the script has had it too, and writes its checkpoint
-        os.wait4(process, 0)
-        raise
+    except KeyboardInterrupt:  # the script has had it too, writes its checkpoint and says so with its status
+        _, status, usage = os.wait4(process, 0)
     return os.waitstatus_to_exitcode(status), time.perf_counter() - began, usage.ru_maxrss * 1024
 
 
@@ -163,7 +194,7 @@ def parameters(folder: Path) -> dict[str, float]:
         words = line.split()
         if words[:1] == ["trains"]:
             return {"parameters": int(words[1].replace(",", "")), "share": float(words[2].strip("(%):")) / 100}
-    raise ValueError(f"{folder.with_suffix('.txt')}: train.py's table is not there")
+    raise ValueError(f"{words_of(folder)}: train.py's table is not there")
 
 
 def with_interval(metrics: dict, name: str) -> str:

@@ -26,7 +26,7 @@ CONTEXT = "Paris is the capital and largest city of France. It lies on the Seine
 
 def main(argv: Sequence[str]) -> int:
     parser = common.parser("compare", "LoRA (rank 8, six linears) against full fine-tuning; three learning rates each.")
-    parser.add_argument("--epochs", type=int, default=2, metavar="N", help="(2)")
+    parser.add_argument("--epochs", type=common.positive, default=2, metavar="N", help="(2)")
     options = parser.parse_args(argv)
     data = common.prepare_data(options)
     tried = [(kind, rate) for kind, (_, rates) in KINDS.items() for rate in rates]
@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
     for kind, rate in tqdm(tried, desc="compare", unit="run"):
         folder = options.output / f"{kind}-{rate:g}"
         flags = [*data, *KINDS[kind][0], "--learning-rate", str(rate), "--epochs", str(options.epochs)]
-        run = common.trained(folder, [*flags, "--log-every", "5", *options.flags])
+        run = common.trained(folder, [*flags, "--log-every", "1", *options.flags])
         runs[kind, rate] = {"kind": kind, "rate": rate, "folder": str(folder), **run, "losses": losses(folder)}
     rows = []
     for kind in KINDS:

@@ -23,11 +23,13 @@ WAYS = {
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = common.parser("padding", "Training speed, waste and memory of three ways to batch the same windows.")
-    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="(16)")
-    parser.add_argument("--passes", type=int, default=3, metavar="N", help="of all batches, each way in turn (3)")
+    parser = common.parser("padding", "Training speed, waste and memory of three ways to batch windows.", runs=False)
+    parser.add_argument("--batch-size", type=common.positive, default=16, metavar="N", help="(16)")
+    parser.add_argument(
+        "--passes", type=common.positive, default=3, metavar="N", help="of all batches, each way in turn (3)"
+    )
     options = parser.parse_args(argv)
-    common.prepare_data(options)
+    common.prepare_data(options, may_change=("batch_size", "passes"))
     workers = {way: Worker(way, options.output / "fit.json", options.batch_size) for way in WAYS}
     times: dict[str, list[float]] = {way: [] for way in WAYS}
     for _ in tqdm(range(options.passes), desc="padding", unit="pass"):
@@ -63,7 +65,10 @@ class Worker:
 
     def ask(self, what: str) -> tuple:
         self.pipe.send(what)
-        return self.pipe.recv()
+        try:
+            return self.pipe.recv()
+        except EOFError as error:
+            raise ValueError("a process that trained has ended; its own words stand above") from error
 
     def close(self) -> None:
         self.pipe.close()

@@ -1,8 +1,8 @@
 """A Bayesian search of train.py's flags: Optuna's TPE proposes, its median pruner stops what lags behind.
 
-Each trial is a run of train.py in a process of its own, judged by the cross-fitted F1 on held-out train articles; every
-evaluation on the way is reported, and a pruned run is sent SIGTERM. The study lies in SQLite: stopped, it goes on, and
-the same command in a second terminal takes part.
+Each trial is a run of train.py in a process of its own, judged by the cross-fitted F1 on held-out train articles;
+that after each epoch is reported, and a pruned run is sent SIGTERM. The study lies in SQLite: stopped, it goes on,
+and the same command in a second terminal takes part.
 """
 
 import json
@@ -25,24 +25,35 @@ def main(argv: Sequence[str]) -> int:
     parser = common.parser("sweep", __doc__)
     add = parser.add_argument
     add("--space", metavar="FILE", type=Path, default=Path(__file__).parent / "space.toml", help="what to search")
-    add("--trials", type=int, default=25, metavar="N", help="trials in all, earlier ones counted (25)")
-    add("--epochs", type=int, default=2, metavar="N", help="of each trial (2)")
-    add("--evaluations", type=int, default=4, metavar="N", help="per trial, at which it may be pruned (4)")
+    add("--trials", type=common.positive, default=25, metavar="N", help="trials in all, earlier ones counted (25)")
+    add("--epochs", type=common.positive, default=3, metavar="N", help="of each trial, judged after each (3)")
     options = parser.parse_args(argv)
     optuna = import_optuna()
-    space, data = read_space(options.space), common.prepare_data(options)
+    space = read_space(options.space)
+    options.searched = json.dumps(space)  # so that another space is told from this one
+    data, database = common.prepare_data(options, may_change=("trials", "space")), options.output / "study.db"
     study = optuna.create_study(
-        study_name="sweep", storage=f"sqlite:///{options.output}/study.db", load_if_exists=True, direction="maximize",
-        sampler=optuna.samplers.TPESampler(seed=0 if not (options.output / "study.db").exists() else None),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1),
+        study_name="sweep", storage=f"sqlite:///{database}", load_if_exists=True, direction="maximize",
+        sampler=optuna.samplers.TPESampler(seed=None if database.exists() else 0),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=4),
     )  # fmt: skip
-    while len([t for t in study.trials if t.state.is_finished()]) < options.trials:
-        study.optimize(lambda trial: run_trial(trial, space, data, options), n_trials=1)
-        done = [t for t in study.trials if t.state.is_finished()]
-        last = done[-1]
-        print(f"trial {last.number}: {last.state.name.lower()}, F1 {last.value}, {last.params}", flush=True)
-    finish(optuna, study, options, data)
+    while trials_left(study, options.trials):
+        study.optimize(lambda t: run_trial(t, space, data, options), n_trials=1, catch=(ValueError,), callbacks=[tell])
+    with common.alone(options.output):
+        finish(optuna, study, options, data)
     return 0
+
+
+def trials_left(study, trials: int) -> bool:
+    """Whether another trial is wanted; those of other processes count. Raises ValueError when three of them failed."""
+    states = [trial.state.name for trial in study.trials]
+    if states.count("FAIL") > 2:
+        raise ValueError(f"{states.count('FAIL')} trials failed; what their train.py said is in the trial-*.txt files")
+    return len(states) - states.count("FAIL") < trials
+
+
+def tell(study, trial) -> None:
+    print(f"trial {trial.number}: {trial.state.name.lower()}, F1 {trial.value}, {trial.params}", flush=True)
 
 
 def import_optuna():
@@ -92,21 +103,19 @@ def run_trial(trial, space: dict[str, dict], data: list[str], options) -> float:
 
     values = proposed(trial, space)
     folder = options.output / f"trial-{trial.number}"
-    steps = max(1, options.questions * options.epochs // (options.evaluations * values.get("batch-size", 16)))
-    flags = [*data, "--epochs", str(options.epochs), "--eval-every", str(steps), *flags_of(values), *options.flags]
+    flags = [*data, "--epochs", str(options.epochs), *flags_of(values), *options.flags]
     command = [sys.executable, str(common.ROOT / "train.py"), *flags, "--output", str(folder)]
     with common.words_of(folder).open("ab") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ)
-        try:
-            for number, f1 in evaluations(folder, process):
-                trial.report(f1, number)
-                last = number == options.evaluations - 1
-                if trial.should_prune() and not last:
-                    raise optuna.TrialPruned
-        finally:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-            process.wait()
+    try:
+        for number, f1 in evaluations(folder, process):
+            trial.report(f1, number)
+            if number < options.epochs - 1 and trial.should_prune():
+                raise optuna.TrialPruned
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        process.wait()
     common.check(process.returncode, folder)
     return common.held_f1(minibert.read_json(folder / "metrics.json"))
 

@@ -1,6 +1,7 @@
 """Interruptions: noticing one, and the state of a training run to a folder and back (no pickle)."""
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import logging
@@ -28,7 +29,8 @@ def stop_signals() -> Iterator[list[int]]:
 
     def note(number, frame):
         caught.append(number)
-        signal.signal(number, signal.SIG_DFL)
+        for each in before:
+            signal.signal(each, signal.SIG_DFL)
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -65,21 +67,27 @@ def save_checkpoint(
         old.unlink()
 
 
-def load_checkpoint(folder: str | Path, model: nn.Module, optimizer: Optimizer, scaler: GradScaler) -> dict | None:
+def load_checkpoint(
+    folder: str | Path, model: nn.Module, optimizer: Optimizer, scaler: GradScaler, set_aside: bool = True
+) -> dict | None:
     """Undo save_checkpoint() on a model, optimizer and scaler built as they were then; returns `progress`.
 
-    The newest whole file is taken; a damaged one is told on the `minibert` logger. None when there is no file.
+    The newest whole file is taken; a damaged one is told on the `minibert` logger and, with set_aside, renamed, so that
+    it does not count among those kept. None when there is no file.
     Raises CheckpointError when all are damaged, or it is another model's.
     """
     files = _newest_first(Path(folder))
-    for path in files:
+    for number, path in enumerate(files):
         try:
             tensors, state = _read(path)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             log.warning("%s is damaged (%s); going back to the one before", path, error)
             continue
         _put_back(path, tensors, model, optimizer)
-        scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty when it was made without float16
+            scaler.load_state_dict(state["scaler"])
+        for damaged in files[:number] if set_aside else []:
+            damaged.replace(damaged.with_name(f"{damaged.name}.damaged"))
         return state["progress"]
     if files:
         raise CheckpointError(f"{folder}: no readable checkpoint, all {len(files)} are damaged")
@@ -87,9 +95,11 @@ def load_checkpoint(folder: str | Path, model: nn.Module, optimizer: Optimizer, 
 
 
 def fingerprint(model: nn.Module) -> str:
-    """A sha256 of the model's shape and of what does not train, which a checkpoint leaves out."""
+    """A sha256 of the model's config but for its dropout, its parameters' shapes, and what does not train."""
     frozen = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
-    return _digest(frozen, str(model))
+    config = dataclasses.replace(model.config, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    shapes = [f"{name} {tuple(parameter.shape)}" for name, parameter in model.named_parameters()]
+    return _digest(frozen, "\n".join([str(config), *shapes]))
 
 
 def _newest_first(folder: Path) -> list[Path]:

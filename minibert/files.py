@@ -35,12 +35,12 @@ def write_json(path: Path, content: dict) -> None:
 def whole_files(folder: str | Path) -> Iterator[Path]:
     """An empty folder to write files into; when the block ends without an error they appear in `folder`, each whole.
 
-    They are written beside it, brought to the disk and renamed one by one, so whatever happens, a name holds all of
-    the old file or all of the new one. After an error nothing has changed. `folder` is made when it is not there.
+    They are written into a folder in it, brought to the disk and renamed one by one, so whatever happens, a name holds
+    all of the old file or all of the new one. After an error nothing has changed. `folder` is made where it is not.
     Raises OSError when the disk is full or the folder cannot be written, safetensors' own words included.
     """
     folder = Path(folder)
-    part = folder.with_name(f".{folder.name}.part")
+    part, made = folder / ".part", not folder.exists()
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)
@@ -49,7 +49,6 @@ def whole_files(folder: str | Path) -> Iterator[Path]:
         for file in files:
             file.chmod(part.stat().st_mode & 0o666)  # safetensors makes files that only their owner may read
             _to_disk(file)
-        folder.mkdir(parents=True, exist_ok=True)
         for file in files:
             os.replace(file, folder / file.name)
         _to_disk(folder)
@@ -58,6 +57,9 @@ def whole_files(folder: str | Path) -> Iterator[Path]:
         raise OSError(f"{folder}: cannot be written ({reason}); what was there before is as it was") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+        if made:
+            with contextlib.suppress(OSError):  # it holds what was written
+                folder.rmdir()
 
 
 def _to_disk(path: Path) -> None:

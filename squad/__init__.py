@@ -24,7 +24,7 @@ from squad.metrics import (
     question_scores,
     tune_threshold,
 )
-from squad.reader import Reader, parse_question
+from squad.reader import Reader, parse_question, read_settings
 from squad.scoring import OFFICIAL, Scoring, choose_scorings, find_scoring, is_english
 from squad.spans import Predictions, apply_threshold, best_spans, decode, span_loss
 from squad.windows import Windows, make_windows
@@ -73,6 +73,7 @@ __all__ = [
     "probabilities",
     "question_scores",
     "read_examples",
+    "read_settings",
     "results_table",
     "search",
     "span_loss",

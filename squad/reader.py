@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,9 +11,15 @@ from tokenizers import Tokenizer
 
 from squad.calibration import probabilities
 from squad.evaluation import predict
-from squad.examples import Example
+from squad.examples import DataError, Example
 from squad.windows import make_windows
 
+# what qa.json may say, and how it is taken
+SETTINGS = {
+    "null_threshold": float, "temperature": float, "max_length": int, "window_overlap": int,
+    "max_question_tokens": int, "max_answer_tokens": int,
+}  # fmt: skip
+LARGEST_SETTINGS = 2**20  # bytes read: what is longer is cut, and no JSON then
 NO_ANSWER = {"start": 0, "end": 0, "answer": ""}
 
 
@@ -173,3 +180,26 @@ def _texts(name: str, value: object) -> list[str]:
                 f"{where} is no valid Unicode: character {error.start} is half of a surrogate pair"
             ) from None
     return list(items)
+
+
+def read_settings(path: Path) -> dict[str, float | int]:
+    """What a model was saved with (qa.json): a Reader's settings by name, checked; {} where there is no such file.
+
+    Raises DataError when it is no JSON object of numbers.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        with path.open("rb") as file:
+            content = json.loads(file.read(LARGEST_SETTINGS))
+        if not isinstance(content, dict):
+            raise DataError(f"{path}: holds a {type(content).__name__}, expected an object")
+        settings = {name: kind(content[name]) for name, kind in SETTINGS.items() if name in content}
+    except DataError:
+        raise
+    except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise DataError(f"{path}: not readable settings ({error}), expected numbers by name") from error
+    for name, value in settings.items():
+        if not math.isfinite(value):
+            raise DataError(f"{path}: {name} is {value}, expected a number")
+    return settings

@@ -22,7 +22,6 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-import answer
 import lora
 import minibert
 import squad
@@ -160,14 +159,14 @@ class Workshop:
         squad.make_windows([squad.Example("x", "who", "vin is a mistborn", (), True, "t")], tokenizer, 40, 8, 8)
 
     def load_adapter(self) -> None:
-        answer.lora.base_of(self.folder / "adapter")
+        lora.base_of(self.folder / "adapter")
         model = minibert.load_pretrained(self.folder)
         lora.load_adapter(model, self.folder / "adapter", self.names)
         lora.merge(model)
         self.forward(model)
 
     def load_settings(self) -> None:
-        settings = answer.read_settings(self.folder / "adapter" / "qa.json")
+        settings = squad.read_settings(self.folder / "adapter" / "qa.json")
         reader = squad.Reader(self.model, self.tokenizer, **settings)
         assert len(reader.tokenizer.get_vocab()) > 0
 

@@ -76,8 +76,9 @@ def test_a_damaged_one_is_told_and_the_one_before_is_used(damage, model, tmp_pat
     assert minibert.load_checkpoint(tmp_path / "c", model, optimizer, scaler) == {"step": 1}
     assert torch.equal(model.qa_outputs.bias, first)
     assert f"{newest} is damaged" in caplog.text
+    assert names(tmp_path / "c") == ["00000001.safetensors", "00000002.safetensors.damaged"]
     (tmp_path / "c" / "00000001.safetensors").write_bytes(b"")
-    with pytest.raises(CheckpointError, match="no readable checkpoint, all 2 are damaged"):
+    with pytest.raises(CheckpointError, match="no readable checkpoint, all 1 are damaged"):
         minibert.load_checkpoint(tmp_path / "c", model, optimizer, scaler)
 
 

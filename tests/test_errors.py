@@ -289,6 +289,7 @@ CASES = {
     "settings not JSON": (text("adapter/qa.json", "{"), ASK),
     "settings not numbers": (settings("adapter/qa.json", max_length="many"), ASK),
     "settings not finite": (settings("adapter/qa.json", null_threshold=float("nan")), ASK),
+    "evaluating with settings that are none": (text("run/adapter/qa.json", "[]"), ["--evaluate", "run"]),
     "a rank beyond the layers": (nothing, ["--lora-rank", str(10**9)]),
     "checkpoints every 0 steps": (nothing, ["--checkpoint-every", "0"]),
     "a language that is no code": (nothing, ["--language", "Urdu"]),
@@ -327,7 +328,7 @@ def test_row(wrong, here, monkeypatch):
     with pytest.raises((ValueError, OSError)) as error:
         if what == ASK:
             answer.main(["--model", "adapter", "--context", "text.txt", "--question", "who is vin"])
-        elif "--resume" in what:
+        elif {"--resume", "--evaluate"} & set(what):
             train.main(what)
         else:
             data = ("--train", "data.json", "--dev", "data.json")

@@ -48,12 +48,24 @@ def test_what_is_written_reads_back(tmp_path):
 
 def test_other_data_in_the_same_folder_is_refused(tmp_path):
     def options(questions):
-        return types.SimpleNamespace(output=tmp_path, train=DATA / "train.json.gz", questions=questions, held=30)
+        return types.SimpleNamespace(
+            output=tmp_path, train=DATA / "train.json.gz", questions=questions, held=30, ranks=[1]
+        )
 
     first = common.prepare_data(options(50))
     assert common.prepare_data(options(50)) == first
-    with pytest.raises(ValueError, match="holds an experiment on other data"):
+    with pytest.raises(ValueError, match="holds this experiment with questions 50 instead of 60"):
         common.prepare_data(options(60))
+    more = options(50)
+    more.ranks = [1, 2]
+    with pytest.raises(ValueError, match=r"with ranks \[1\] instead of \[1, 2\]"):
+        common.prepare_data(more)
+
+
+def test_numbers_of_questions_are_positive():
+    for text in ("0", "-5", "many", "1.5"):
+        with pytest.raises(ValueError, match="expected a whole number of at least 1"):
+            common.parser("x", "").parse_args(["--questions", text])
 
 
 # ------------------------------------------------------------------------------------- counts and batches
@@ -176,7 +188,7 @@ def test_a_run_that_fails_says_its_last_words(tiny, tmp_path):
 def test_sweep_prunes_reports_and_goes_on(tiny, tmp_path, capsys):
     pytest.importorskip("optuna")
     (tmp_path / "space.toml").write_text("[learning-rate]\nlow = 1e-3\nhigh = 1e-2\nlog = true\n")
-    more = ("--space", str(tmp_path / "space.toml"), "--evaluations", "2", "--output", str(tmp_path / "out"))
+    more = ("--space", str(tmp_path / "space.toml"), "--epochs", "2", "--output", str(tmp_path / "out"))
     assert sweep.main(on_tiny(tiny, "--trials", "1", *more)) == 0
     assert sweep.main(on_tiny(tiny, "--trials", "2", *more)) == 0
     rows = json.loads((tmp_path / "out" / "results.json").read_text())

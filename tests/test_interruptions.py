@@ -71,7 +71,7 @@ def test_killed_at_random_and_resumed_equals_left_alone_byte_for_byte(tiny, tmp_
     alone, again = everything(tmp_path / "alone"), everything(tmp_path / "killed")
     assert alone.keys() == again.keys()
     assert {name for name in alone if alone[name] != again[name]} == set()
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    assert list(tmp_path.rglob("*.part")) == []
 
 
 def test_resuming_a_finished_run_changes_nothing(run, tmp_path):
@@ -131,7 +131,44 @@ def test_a_damaged_newest_checkpoint_costs_its_steps_only(tiny, tmp_path, capfd)
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert f"{files[-1]} is damaged" in done.stderr
-    assert everything(tmp_path / "damaged") == everything(tmp_path / "whole")
+    after = everything(tmp_path / "damaged")
+    assert after.pop("checkpoint/00000024.safetensors.damaged")
+    assert after == everything(tmp_path / "whole")
+
+
+def test_a_damaged_checkpoint_does_not_count_among_those_kept(tiny, tmp_path):
+    recipe = ("--epochs", "2", "--checkpoint-every", "5", "--keep", "2")
+    assert train.main(flags(tiny, tmp_path / "run", *recipe)) == 0
+    files = sorted((tmp_path / "run" / "checkpoint").iterdir())
+    assert [int(path.stem) for path in files] == [20, 24]
+    files[-1].write_bytes(b"")
+    more = ("--keep", "1", "--checkpoint-every", "1")
+    assert train.main(["--resume", str(tmp_path / "run"), *more]) == 0
+    kept = sorted(path.name for path in (tmp_path / "run" / "checkpoint").iterdir())
+    assert kept == ["00000024.safetensors", "00000024.safetensors.damaged"]
+    assert checkpoint_of(tmp_path / "run")["step"] == 24
+
+
+def test_precision_may_change_on_the_way(tiny, tmp_path):
+    assert train.main(flags(tiny, tmp_path / "run", "--epochs", "1")) == 0
+    for epochs, precision in ((2, "fp16"), (3, "bf16"), (4, "fp32")):
+        assert train.main(["--resume", str(tmp_path / "run"), "--epochs", str(epochs), "--precision", precision]) == 0
+    assert checkpoint_of(tmp_path / "run")["step"] == 48
+
+
+def test_dropout_may_change_on_the_way(tiny, tmp_path):
+    assert train.main(flags(tiny, tmp_path / "run", "--epochs", "1")) == 0
+    more = ("--epochs", "2", "--dropout", "0.1", "--lora-dropout", "0.1")
+    assert train.main(["--resume", str(tmp_path / "run"), *more]) == 0
+
+
+def test_a_run_goes_on_in_its_own_folder_wherever_one_stands(run, tmp_path, monkeypatch):
+    shutil.copytree(run, tmp_path / "run")
+    with pytest.raises(ValueError, match="a run goes on in its own folder"):
+        train.main(["--resume", str(tmp_path / "run"), "--output", str(tmp_path / "other")])
+    assert not (tmp_path / "other").exists()
+    monkeypatch.chdir(tmp_path / "run")
+    assert train.main(["--resume", "."]) == 0
 
 
 def test_resuming_says_what_changed(tiny, tmp_path, capsys):
