@@ -12,6 +12,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
+import train
 from squad import OFFICIAL, DataError, Predictions, evaluate, find_scoring, read_examples, write_results
 from squad.figures import INVENTED, SILENT, WRONG
 from squad.report import main, windows_per_question
