@@ -37,7 +37,7 @@ def parser(name: str, description: str, runs: bool = True) -> argparse.ArgumentP
         default=str(DATA / "train.json.gz"),
         help="SQuAD file to train on (data/train.json.gz)",
     )
-    add("--questions", metavar="N", type=positive, default=1024, help="train questions, drawn at random (1024)")
+    add("--questions", metavar="N", type=positive, default=4000, help="train questions, drawn at random (4000)")
     add("--held", metavar="N", type=positive, default=400, help="questions of held-out train articles (400)")
     add("--output", metavar="DIR", type=Path, default=Path("runs") / "experiments" / name, help="folder for everything")
     add("--debug", action="store_true", help="show the traceback of an error")

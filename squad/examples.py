@@ -3,7 +3,7 @@
 import gzip
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -42,29 +42,32 @@ def read_examples(path: str | Path, on_bad: Callable[[str], None] | None = None)
         first one raises.
     Raises DataError when the file, or (without on_bad) a question in it, is malformed.
     """
-    path = Path(path)
-    articles = _load(path)
-    examples: list[Example] = []
-    seen: set[str] = set()
-    for number, article in enumerate(articles):
+    path, examples, seen = Path(path), [], set()
+    for qa, context, title, where in _questions(path):
+        try:
+            example = _example(qa, context, title, where)
+            if example.id in seen:
+                raise DataError(f"{where}, question {example.id}: this id occurs twice")
+        except DataError as error:
+            if on_bad is None:
+                raise
+            on_bad(str(error))
+            continue
+        seen.add(example.id)
+        examples.append(example)
+    return examples
+
+
+def _questions(path: Path) -> Iterator[tuple[object, str, str, str]]:
+    """Every question of the file as it stands there, its context, its article's title, and how errors begin."""
+    for number, article in enumerate(_load(path)):
         title = article.get("title", f"article {number}") if isinstance(article, dict) else f"article {number}"
         where = f"{path}: article {str(title)[:60]!r}"
         _check_text(str(title), f"{where}: its title")
         for paragraph in _items(article, "paragraphs", where):
             context = _text(paragraph, "context", where)
             for qa in _items(paragraph, "qas", where):
-                try:
-                    example = _example(qa, context, str(title), where)
-                    if example.id in seen:
-                        raise DataError(f"{where}, question {example.id}: this id occurs twice")
-                except DataError as error:
-                    if on_bad is None:
-                        raise
-                    on_bad(str(error))
-                    continue
-                seen.add(example.id)
-                examples.append(example)
-    return examples
+                yield qa, context, str(title), where
 
 
 def _load(path: Path) -> list:
