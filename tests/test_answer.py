@@ -115,7 +115,7 @@ def test_models_that_cannot_answer(tiny, run, tmp_path):
     for content in ('{"null_threshold": "high"}', '{"max_length": Infinity}', "[1]", "3", "{", '{"temperature": NaN}'):
         (tmp_path / "qa.json").write_text(content)
         with pytest.raises(ValueError, match=r"qa\.json: "):
-            answer.read_settings(tmp_path / "qa.json")
+            squad.read_settings(tmp_path / "qa.json")
     with pytest.raises(ValueError, match="is not empty"):
         answer.export(run, "", tmp_path)
 
