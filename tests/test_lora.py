@@ -366,8 +366,9 @@ def test_any_adapter_and_its_base_are_the_same_in_peft(models):
         theirs = peft.PeftModel.from_pretrained(theirs, f"{folder}/adapter").eval()
         theirs.save_pretrained(f"{folder}/again")
         lora.load_adapter(base, f"{folder}/again", minibert.checkpoint_names(base.config))
-    ours = logits(model, (ids, ones, ones))
+    assert torch.equal(logits(base, (ids, ones, ones)), logits(model, (ids, ones, ones)))
+    # in float64: with an alpha of 64 some of these models lose half of float32's digits, in either implementation
+    ours = logits(model.double(), (ids, ones, ones))
     with torch.no_grad():
-        output = theirs.get_base_model()(input_ids=ids, token_type_ids=ones, attention_mask=ones)
-    torch.testing.assert_close(ours[0], output.start_logits, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(logits(base, (ids, ones, ones)), ours)
+        output = theirs.get_base_model().double()(input_ids=ids, token_type_ids=ones, attention_mask=ones)
+    torch.testing.assert_close(ours, torch.stack([output.start_logits, output.end_logits]))
