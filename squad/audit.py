@@ -6,7 +6,6 @@ perfect model, one that always picks the best labelled span.
 
 import argparse
 import importlib.util
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from squad.align import char_to_token_span, token_to_char_span
+from squad.command import run_command
 from squad.examples import Answer, DataError, Example, read_examples
 from squad.metrics import f1_score, official_metrics
 from squad.windows import Windows, make_windows
@@ -114,8 +114,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (ValueError, OSError) as error:
-        print(f"squad.audit: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_command("squad.audit", main)

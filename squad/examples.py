@@ -58,6 +58,17 @@ def read_examples(path: str | Path, on_bad: Callable[[str], None] | None = None)
     return examples
 
 
+def parse_object(raw: bytes | str, where: str) -> dict:
+    """The object that a JSON text is. Raises DataError, which begins with `where`, when it is none."""
+    try:
+        content = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not readable as JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{where}: found a {type(content).__name__}, expected an object")
+    return content
+
+
 def _questions(path: Path) -> Iterator[tuple[object, str, str, str]]:
     """Every question of the file as it stands there, its context, its article's title, and how errors begin."""
     for number, article in enumerate(_load(path)):

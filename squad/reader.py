@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from squad.calibration import probabilities
 from squad.evaluation import predict
-from squad.examples import DataError, Example
+from squad.examples import DataError, Example, parse_object
 from squad.windows import make_windows
 
 # what qa.json may say, and how it is taken
@@ -191,13 +191,11 @@ def read_settings(path: Path) -> dict[str, float | int]:
         return {}
     try:
         with path.open("rb") as file:
-            content = json.loads(file.read(LARGEST_SETTINGS))
-        if not isinstance(content, dict):
-            raise DataError(f"{path}: holds a {type(content).__name__}, expected an object")
+            content = parse_object(file.read(LARGEST_SETTINGS), str(path))
         settings = {name: kind(content[name]) for name, kind in SETTINGS.items() if name in content}
     except DataError:
         raise
-    except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, OverflowError) as error:
         raise DataError(f"{path}: not readable settings ({error}), expected numbers by name") from error
     for name, value in settings.items():
         if not math.isfinite(value):

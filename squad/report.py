@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import re
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from html import escape
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from squad.audit import find_tokenizer
+from squad.command import run_command
 from squad.examples import DataError, Example
 from squad.figures import INVENTED, SILENT, WRONG, confidences, error_kind, segments, worst_errors
 from squad.metrics import question_scores
@@ -233,8 +233,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (ValueError, OSError) as error:
-        print(f"squad.report: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_command("squad.report", main)

@@ -1,12 +1,11 @@
 """The files of a finished run, read and checked against one another and against the questions."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from squad.download import find_squad_v2
-from squad.examples import DataError, Example, read_examples
+from squad.examples import DataError, Example, parse_object, read_examples
 from squad.metrics import question_scores
 from squad.scoring import Words, find_scoring
 from squad.spans import Predictions, apply_threshold
@@ -157,12 +156,7 @@ def _check_ids(content: dict, examples: list[Example], where: str) -> None:
 
 
 def _log_line(line: str, where: str) -> dict:
-    try:
-        content = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not readable as JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{where}: found a {type(content).__name__}, expected an object")
+    content = parse_object(line, where)
     needed = ("step", "lr") if "loss" in content else ("step", "f1") if "exact" in content else ()
     for name in {*needed, *({"loss", "exact", "spikes", "skipped"} & content.keys())}:
         _number(content.get(name), f"{where}: {name}")
@@ -197,15 +191,7 @@ def _object(content: dict, name: str, where: str) -> dict:
 
 
 def _load(path: Path) -> dict:
-    try:
-        content = json.loads(_read(path))
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path}: not readable as JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: found a {type(content).__name__}, expected an object")
-    return content
+    return parse_object(_read(path), str(path))
 
 
 def _read(path: Path) -> str:

@@ -126,3 +126,13 @@ def run(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "out"
     assert train.main(flags(tiny, folder, "--epochs", "3", "--learning-rate", "0.02")) == 0
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """Headless Chromium, where test_browser.py's needs are met."""
+    from test_browser import start
+
+    driver = start(tmp_path_factory.mktemp("chromium"))
+    yield driver
+    driver.quit()

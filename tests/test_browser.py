@@ -54,13 +54,6 @@ def start(folder):
     return webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    driver = start(tmp_path_factory.mktemp("chromium"))
-    yield driver
-    driver.quit()
-
-
 @pytest.fixture
 def page(browser, address):
     browser.set_window_size(1000, 900)

@@ -33,13 +33,6 @@ def address(tmp_path_factory):
     return (run / "report.html").as_uri()
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    driver = test_browser.start(tmp_path_factory.mktemp("chromium"))
-    yield driver
-    driver.quit()
-
-
 @pytest.fixture
 def page(browser, address):
     browser.set_window_size(1100, 900)
