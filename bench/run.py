@@ -9,7 +9,6 @@ Both sides of a comparison take turns on the same questions of data/, medians ar
 the machine reaches in the same minutes stands beside them. Writes bench/results/NAME.json and NAME.md.
 """
 
-import argparse
 import statistics
 import sys
 import tempfile
@@ -44,8 +43,8 @@ PEAK_GOALS = {"minilm": 0.30, "bert-base": 0.45}
 MEMORY_GOALS = {"minilm": 0.3, "gpu": 0.6}  # of theirs as they are shipped, with dropout
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> int:
+    parser = minibert.Parser(description=__doc__)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what the training rows run on")
     parser.add_argument("--quick", action="store_true", help="one round each, no growth of work")
     parser.add_argument("--uqa", metavar="FILE", help="SQuAD file to tokenise, such as UQA's train set of 145 MB")
@@ -64,12 +63,15 @@ def main() -> None:
             report["parts"][name] = {"date": time.strftime("%Y-%m-%d"), "rows": part(options)}
             write(report, file)
     print("\n" + markdown(report))
+    return 0
 
 
 def earlier(file: Path, machine: dict) -> dict:
-    """The parts already in `file`, if they were measured on such a machine."""
-    report = minibert.read_json(file) if file.is_file() else {}
-    return report.get("parts", {}) if report.get("machine") == machine else {}
+    """The parts already in `file`. Raises ValueError when they were measured on another machine."""
+    report = minibert.read_json(file) if file.is_file() else {"machine": machine, "parts": {}}
+    if report["machine"] != machine:
+        raise ValueError(f"{file} is of another machine or other packages, its parts cannot stay; choose an --output")
+    return report["parts"]
 
 
 def parts(device: str) -> dict:
@@ -160,4 +162,4 @@ def evaluation(options) -> list[dict]:
 
 
 if __name__ == "__main__":
-    main()
+    minibert.run_command(main)

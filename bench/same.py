@@ -26,6 +26,7 @@ import minibert
 import squad
 import train
 from bench.sides import load_windows
+from options import parse_options
 
 
 def plain_lora(x, W, b, sA, B):
@@ -37,7 +38,7 @@ def plain_attention(q, k, v, mask, p):
 
 
 def losses(data: squad.Dataset, steps: int, name: str, backwards: bool = False) -> np.ndarray:
-    options, _, _ = train.parse_options(["--precision", "bf16", "--output", tempfile.gettempdir()])
+    options = parse_options(["--precision", "bf16", "--output", tempfile.gettempdir()], "").options
     torch.manual_seed(options.seed)
     device, dtype = torch.device("cpu"), torch.bfloat16
     model = train.prepare_model(options).train()

@@ -19,6 +19,7 @@ import minibert
 import squad
 import train
 from bench.machine import wait
+from options import parse_options
 
 BERT_BASE = {
     "vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
@@ -28,7 +29,7 @@ BERT_BASE = {
 
 @dataclass(frozen=True)
 class Setup:
-    """What one figure is measured with. pad_to 0: to the longest of the batch. like_lengths: ours only."""
+    """What one figure is measured with. pad_to 0: to the longest of the batch."""
 
     side: str
     model: str = "minilm"
@@ -36,7 +37,6 @@ class Setup:
     precision: str = "bf16"
     dropout: float = 0.0
     pad_to: int = 0
-    like_lengths: bool = True
     device: str = "cpu"
 
 
@@ -100,7 +100,7 @@ def build_ours(data: squad.Dataset, setup: Setup, device: torch.device):
     logging.getLogger("minibert").setLevel(logging.ERROR)
     flags = ["--model", setup.model, "--lora-targets", "attention", "--precision", setup.precision]
     flags += ["--batch-size", str(setup.batch), "--dropout", str(setup.dropout), "--output", tempfile.gettempdir()]
-    options, _, _ = train.parse_options(flags)
+    options = parse_options(flags, "").options
     minibert.keep_freed_memory()
     model = train.prepare_model(options).train().to(device)
     dtype = minibert.choose_precision(setup.precision, device)
@@ -110,13 +110,8 @@ def build_ours(data: squad.Dataset, setup: Setup, device: torch.device):
     scaler = torch.amp.GradScaler(device.type, enabled=False)
 
     def steps(rows: np.ndarray) -> None:
-        lengths = data.windows.lengths[rows]
-        if setup.like_lengths:
-            batches = [rows[b] for b in squad.training_batches(lengths, setup.batch, 0, 0)]
-        else:
-            batches = [rows[at : at + setup.batch] for at in range(0, len(rows), setup.batch)]
-        for batch in batches:
-            train.training_step(run, model, data, batch, optimizer, scaler, 1e-3)
+        for batch in squad.training_batches(data.windows.lengths[rows], setup.batch, seed=0, epoch=0):
+            train.training_step(run, model, data, rows[batch], optimizer, scaler, 1e-3)
 
     return steps
 

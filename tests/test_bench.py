@@ -17,7 +17,8 @@ import squad
 pytest.importorskip("transformers", reason="needs the extra `bench`")
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from bench import table
+import train
+from bench import same, sides, table
 from bench.run import earlier
 from bench.sides import training_flops
 
@@ -46,8 +47,53 @@ def test_a_part_measured_again_leaves_the_others(tmp_path, capsys):
     parts = earlier(file, machine) | {"start": again}
     table.write({"machine": machine, "parts": parts}, file)
     assert earlier(file, machine) == {"decode": first, "start": again}
-    assert earlier(file, {"processor": "y"}) == {}
+    with pytest.raises(ValueError, match="of another machine"):
+        earlier(file, {"processor": "y"})
     text = file.with_suffix(".md").read_text()
     assert "2026-01-01 to 2026-01-02; processor x" in text
     assert "| decoding | 1 s | 0.5 s | met |" in text
     assert "| start | 5 s | 6 s | missed |" in text
+
+
+@pytest.fixture
+def data(tiny):
+    return squad.load_dataset(tiny / "squad.json", minibert.load_tokenizer(str(tiny)), (60, 10, 12))
+
+
+def test_our_side_takes_steps_of_train_on_the_windows_it_is_given(tiny, data, monkeypatch):
+    taken, step = [], train.training_step
+
+    def spy(run, model, data, rows, *rest):
+        loss, norm = step(run, model, data, rows, *rest)
+        taken.append((rows.tolist(), float(loss)))
+        return loss, norm
+
+    monkeypatch.setattr(train, "training_step", spy)
+    given = np.array([5, 3, 0, 2, 7, 6, 1])
+    setup = sides.Setup("ours", model=str(tiny), batch=3, precision="fp32")
+    steps = sides.build_ours(data, setup, torch.device("cpu"))
+    for _ in range(30):
+        steps(given)
+    passes = [taken[at : at + 3] for at in range(0, len(taken), 3)]
+    assert all(sorted(row for rows, _ in each for row in rows) == sorted(given) for each in passes)
+    assert {len(rows) for rows, _ in taken} == {1, 3}
+    assert sum(loss for _, loss in passes[-1]) < sum(loss for _, loss in passes[0])
+
+
+@pytest.mark.filterwarnings("ignore")  # PEFT's
+def test_their_side_learns_the_windows_it_is_given(tiny, data, monkeypatch):
+    pytest.importorskip("peft")
+    losses, backward = [], torch.Tensor.backward
+    monkeypatch.setattr(torch.Tensor, "backward", lambda loss: losses.append(float(loss)) or backward(loss))
+    setup = sides.Setup("theirs", model=str(tiny), batch=3, precision="fp32", pad_to=60)
+    steps = sides.build_theirs(data, setup, torch.device("cpu"))
+    for _ in range(30):
+        steps(np.arange(7))
+    assert len(losses) == 30 * 3
+    assert sum(losses[-3:]) < sum(losses[:3])
+
+
+def test_fast_and_plain_paths_start_with_the_same_loss(has_minilm):
+    data = sides.load_windows()
+    first = same.losses(data, 1, "forward"), same.losses(data, 1, "reversed", backwards=True)
+    assert first[0] == pytest.approx(first[1], rel=1e-2)
