@@ -68,7 +68,7 @@ class Options:
     debug: bool = option(False, "show the traceback of an error")
 
     def __post_init__(self):
-        minibert.check_ranges(self)
+        minibert.check_values(self)
         if not re.fullmatch(r"0*[1-9][0-9]{0,8}m?", self.checkpoint_every):
             raise ValueError(f"--checkpoint-every is {self.checkpoint_every}, expected steps (500) or minutes (10m)")
         if not re.fullmatch(r"([a-z]{2,3})?", self.language):
@@ -109,7 +109,9 @@ def parse_options(argv: list[str] | None, description: str) -> Command:
     verbs.add_argument("--suggest-max-length", action="store_true", help="show how long the data is and what fits it")
     minibert.add_flags(parser, Options)
     first = parser.parse_args(argv)
-    run, saved = first.resume or first.evaluate, {}
+    run, saved = first.evaluate if first.resume is None else first.resume, {}
+    if run == "":
+        raise ValueError("--resume and --evaluate take a run's folder, found an empty name")
     if run:
         saved = minibert.saved_options(Path(run) / "config.json", Options)
         # an evaluation does not overwrite the training's own figures

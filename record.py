@@ -58,14 +58,21 @@ class Record:
         folder: the run's.
         made_from: fingerprints of the model and of the training windows, which a checkpoint must match.
         resume: go on from the newest whole checkpoint, or from the first step where there is none yet.
+        total: steps that the options ask for.
     Raises CheckpointError when all checkpoints are damaged, or made from another model or other data, and ValueError
-    when the tracker cannot start.
+    when the run is beyond its total, or the tracker cannot start.
     """
 
-    def __init__(self, folder: Path, options: Options, processes, made_from: dict, model, optimizer, scaler, resume):
+    def __init__(
+        self, folder: Path, options: Options, processes, made_from: dict, model, optimizer, scaler, resume, total: int
+    ):
         self.folder, self.options, self.processes = folder, options, processes
         self.model, self.optimizer, self.scaler = model, optimizer, scaler
         self.at = self._go_on(made_from) if resume else Progress(made_from)
+        if self.at.step > total:
+            raise ValueError(
+                f"--epochs {options.epochs} ends at step {total}, {folder} is at step {self.at.step} already; give more"
+            )
         tracker = minibert.open_tracker(options.track if processes.first else "none", folder, self.at.step)
         self.log = minibert.RunLog(folder if processes.first else None, options.log_every, self.at.log, tracker)
         self.saved = time.monotonic()

@@ -58,9 +58,10 @@ def work(command: Command, processes: minibert.Processes, device: torch.device) 
 
     tokenizer = minibert.load_tokenizer(options.model, options.revision or None)
     model = load_trained(options, evaluated_run) if evaluated_run else prepare_model(options)
+    settings = squad.read_settings(trained_folder(options, evaluated_run) / "qa.json") if evaluated_run else {}
     minibert.check_fit(tokenizer, model.config, options.max_length)
-    dev = load_data(options, "dev", tokenizer)
-    train = None if evaluated_run else load_data(options, "train", tokenizer)
+    dev = load_data(options, "dev", tokenizer, processes.first)
+    train = None if evaluated_run else load_data(options, "train", tokenizer, processes.first)
     # before any rounding: another precision is no other model
     made_from = {} if evaluated_run else fingerprints(model, train)
     minibert.store_frozen_as(dtype, model.to(device))
@@ -75,7 +76,7 @@ def work(command: Command, processes: minibert.Processes, device: torch.device) 
         if processes.first and not evaluated_run:
             print(startup_table(run, train))
         if evaluated_run:
-            run.evaluate(squad.read_settings(trained_folder(options, evaluated_run) / "qa.json"))
+            run.evaluate(settings)
         elif stopped_by := train_loop(run, train, made_from, command.resume):
             if processes.first:
                 print(f"stopped; go on with: python train.py --resume {folder}", file=sys.stderr)
@@ -91,8 +92,8 @@ def fingerprints(model: nn.Module, train: squad.Dataset) -> dict[str, str]:
     return {"model": minibert.fingerprint(model), "data": squad.fingerprint(train.examples, train.windows)}
 
 
-def load_data(options: Options, split: str, tokenizer) -> squad.Dataset:
-    """One of the two files, cut into windows."""
+def load_data(options: Options, split: str, tokenizer: Tokenizer, talks: bool = True) -> squad.Dataset:
+    """One of the two files, cut into windows. talks: shows how far it is, and says what was left out."""
     path = getattr(options, split)
     if path == "squad_v2":
         path = squad.find_squad_v2(split)
@@ -101,10 +102,10 @@ def load_data(options: Options, split: str, tokenizer) -> squad.Dataset:
     sizes = (options.max_length, options.window_overlap, options.max_question_tokens)
     limit = options.max_train_examples if split == "train" else 0
     bad: list[str] = []
-    progress = progress_bar(f"tokenise {split}", "chunk")
+    progress = progress_bar(f"tokenise {split}", "chunk", talks)
     skip_bad = bad.append if options.skip_bad else None
     data = squad.load_dataset(path, tokenizer, sizes, limit, skip_bad, progress, options.answerable_only)
-    if bad:
+    if bad and talks:
         print(f"{path}: left out {len(bad)} malformed questions, the first: {bad[0]}", file=sys.stderr)
     return data
 
@@ -235,7 +236,7 @@ def train_loop(run: Run, train: squad.Dataset, made_from: dict[str, str], resume
     total = per_epoch * options.epochs
     optimizer = minibert.make_optimizer(run.model, options.weight_decay)
     scaler = torch.amp.GradScaler(run.device.type, enabled=run.dtype == torch.float16)
-    record = Record(run.folder, options, processes, made_from, run.model, optimizer, scaler, resume)
+    record = Record(run.folder, options, processes, made_from, run.model, optimizer, scaler, resume, total)
     model = processes.wrap(run.model.train())
     # steps between two looks at the loss: a GPU is not waited for, but float16 may skip a step, which has to be known
     patience = 1 if run.device.type == "cpu" or scaler.is_enabled() else 10

@@ -38,7 +38,8 @@ def logits(model, data: squad.Dataset, count: int, device: torch.device) -> torc
     """Both logits of the first `count` windows at [CLS] and the context, in float64, one after another."""
     parts = []
     with torch.inference_mode():
-        for rows in np.array_split(np.arange(min(count, len(data.windows))), max(1, count // 8)):
+        numbers = np.arange(min(count, len(data.windows)))
+        for rows in np.array_split(numbers, max(1, len(numbers) // 8)):
             batch = squad.collate(data.windows, rows).to(device)
             both = model(batch.input_ids, batch.token_type_ids, batch.attention_mask)
             parts += [part[batch.span_mask].double().cpu() for part in both]

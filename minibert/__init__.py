@@ -3,7 +3,7 @@
 from minibert.checkpoint import fingerprint, load_checkpoint, save_checkpoint, stop_signals
 from minibert.config import BertConfig, CheckpointError
 from minibert.files import only_writer, read_json, whole_files, write_json
-from minibert.flags import Parser, add_flags, check_ranges, option, run_command, saved_options
+from minibert.flags import Parser, add_flags, check_values, option, run_command, saved_options
 from minibert.hardware import (
     choose_device,
     choose_precision,
@@ -30,8 +30,8 @@ __all__ = [
     "RunLog",
     "add_flags",
     "check_fit",
-    "check_ranges",
     "check_tracker",
+    "check_values",
     "checkpoint_names",
     "choose_device",
     "choose_precision",

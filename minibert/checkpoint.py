@@ -74,13 +74,14 @@ def load_checkpoint(
 
     The newest whole file is taken; a damaged one is told on the `minibert` logger and, with set_aside, renamed, so that
     it does not count among those kept. None when there is no file.
-    Raises CheckpointError when all are damaged, or it is another model's.
+    Raises CheckpointError when all are damaged, or it is another model's; OSError when the disk will not give one,
+    which says nothing about what is in it.
     """
     files = _newest_first(Path(folder))
     for number, path in enumerate(files):
         try:
             tensors, state = _read(path)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (ValueError, KeyError, TypeError, SafetensorError) as error:
             log.warning("%s is damaged (%s); going back to the one before", path, error)
             continue
         _put_back(path, tensors, model, optimizer)

@@ -21,17 +21,19 @@ def option(default, help: str, **more):
     return dataclasses.field(default=default, metadata={"help": help, **more})
 
 
-def check_ranges(options) -> None:
-    """Raises ValueError when a number of this dataclass, made with `option`, is outside its range, or not finite."""
+def check_values(options) -> None:
+    """Raises ValueError when a field of this dataclass, made with `option`, is no choice or outside its range."""
     for field in dataclasses.fields(options):
         value, limits = getattr(options, field.name), field.metadata
+        flag = "--" + field.name.replace("_", "-")
+        if "choices" in limits and value not in limits["choices"]:
+            raise ValueError(f"{flag} is {value[:60]!r}, expected one of {', '.join(limits['choices'])}")
         if not isinstance(value, int | float):
             continue
         holds = math.isfinite(value) and limits.get("least", -math.inf) <= value <= limits.get("most", math.inf)
         if not (holds and limits.get("above", -math.inf) < value < limits.get("below", math.inf)):
             names = {"least": "at least", "most": "at most", "above": "a number above", "below": "below"}
             expected = " and ".join(f"{text} {limits[name]}" for name, text in names.items() if name in limits)
-            flag = "--" + field.name.replace("_", "-")
             raise ValueError(f"{flag} is {value}, expected {expected or 'a finite number'}")
 
 

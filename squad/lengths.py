@@ -44,6 +44,7 @@ def measure_lengths(
         windows: those of `examples`, cut in any way; only their tokens are looked at.
         overlap, max_question_tokens: as for `make_windows`. Where a max length leaves no room for this overlap, half
             of the room is taken; a max length without room for a context is left out.
+    Raises ValueError when none of them has that room.
     """
     contexts = windows.contexts.lengths[windows.context]
     special = windows.between + 2
@@ -57,6 +58,11 @@ def measure_lengths(
             shared = overlap if overlap < room else room // 2
             shares = _shares(windows.questions.lengths, contexts, answers, max_length - special, shared)
             fits.append(Fit(max_length, shared, *shares))
+    if not fits:
+        raise ValueError(
+            f"no max length of {', '.join(map(str, max_lengths))} has room for a context beside a question of "
+            f"{max_question_tokens} tokens and {special} special ones; lower --max-question-tokens"
+        )
     return Lengths(len(examples), dict(zip(PERCENTILES, map(int, percentiles), strict=True)), fits)
 
 

@@ -82,6 +82,21 @@ def test_a_damaged_one_is_told_and_the_one_before_is_used(damage, model, tmp_pat
         minibert.load_checkpoint(tmp_path / "c", model, optimizer, scaler)
 
 
+def test_one_that_cannot_be_read_is_not_taken_for_damaged(model, tmp_path, monkeypatch):
+    optimizer, scaler = stepped(model, 1)
+    for step in (1, 2):
+        minibert.save_checkpoint(tmp_path / "c", model, optimizer, scaler, {"step": step})
+
+    def fails(path):
+        raise OSError(5, "Input/output error", str(path))
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="Input/output error"):
+        patch.setattr("minibert.checkpoint._read", fails)
+        minibert.load_checkpoint(tmp_path / "c", model, optimizer, scaler)
+    assert names(tmp_path / "c") == ["00000001.safetensors", "00000002.safetensors"]
+    assert minibert.load_checkpoint(tmp_path / "c", model, optimizer, scaler) == {"step": 2}
+
+
 def test_a_full_disk_leaves_the_one_before(model, tmp_path):
     """A limit on the size of files stands in for a full disk: both end in an error while the file is written."""
     resource = pytest.importorskip("resource")
