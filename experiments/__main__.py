@@ -1,4 +1,4 @@
-"""Studies made of train.py's runs, each resumable, each ending in a Markdown table, a JSON file and a plot.
+"""Studies, each ending in a Markdown table, a JSON file and a plot.
 
     python -m experiments ablate           rank x targets x learning rate of LoRA, at equal steps (42 runs)
     python -m experiments compare          LoRA against full fine-tuning, each at its best of three rates (6 runs)
@@ -8,9 +8,9 @@
 
 A run on MiniLM takes 2 minutes on 2 CPU cores, for 4,000 questions once; fewer teach it next to nothing.
 
-What is chosen is chosen on a part of the train file, whole articles held out of training; the dev file is scored once
-a row. An experiment that is stopped goes on where it was when the same command is given again. NAME --help lists its
-options.
+The first three are made of train.py's runs: what is chosen is chosen on a part of the train file, whole articles held
+out of training; the dev file is scored once a row; and when one is stopped, the same command goes on where it was. The
+other two take minutes and begin anew. NAME --help lists the options.
 """
 
 import importlib

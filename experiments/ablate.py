@@ -42,31 +42,21 @@ def main(argv: Sequence[str]) -> int:
     for rank, alpha, rate, targets in tqdm(settings, desc="ablate", unit="run"):
         names = ("--lora-rank", str(rank), "--lora-alpha", str(alpha), "--learning-rate", str(rate))
         folder = options.output / f"r{rank}-a{alpha}-{rate:g}-{TARGETS[targets].replace(',', '+')}"
-        flags = [
-            *data,
-            *names,
-            "--lora-targets",
-            TARGETS[targets],
-            "--epochs",
-            "1",
-            "--log-every",
-            "10",
-            *options.flags,
-        ]
-        run = common.trained(folder, flags)
+        flags = [*data, *names, "--lora-targets", TARGETS[targets], "--epochs", "1", "--log-every", "10"]
+        run = common.trained(folder, flags + common.free_flags(flags, options.flags))
         dev = common.scored(folder, options.dev)
         row = {"rank": rank, "alpha": alpha, "learning_rate": rate, "targets": targets, **common.parameters(folder)}
         row |= {"seconds": run["seconds"], "peak_memory": run["peak_memory"], "held": run["metrics"], "dev": dev}
         rows.append(row)
     best = max(rows, key=lambda row: common.held_f1(row["held"]))
     notes = (
-        f"{options.questions} questions of {Path(options.train).name}, one pass; chosen by the cross-fitted F1 on "
-        f"{options.held} questions of held-out articles: rank {best['rank']}, {best['targets']}, rate "
-        f"{best['learning_rate']:g}. "
-        f"{Path(options.dev).name} was scored once a row, at the threshold of the held-out part."
+        f"{options.questions} questions of {Path(options.train).name}, one pass; chosen by "
+        f"{common.judged_by(best['held'])} on {options.held} questions of held-out articles: rank {best['rank']}, "
+        f"{best['targets']}, rate {best['learning_rate']:g}. "
+        f"{Path(options.dev).name} was scored once a row, at the threshold of the held-out part where there is one."
     )
     common.report(options.output, "LoRA by rank, targets and learning rate", rows, COLUMNS, notes)
-    plot(rows, options.output)
+    common.draw(options.output / "ablate.png", lambda axes: plot(axes, rows))
     return 0
 
 
@@ -86,12 +76,8 @@ COLUMNS = {
 }
 
 
-def plot(rows: list[dict], folder: Path) -> None:
+def plot(axes, rows: list[dict]) -> None:
     """Spans' F1 on dev against the rank: a line for each kind of targets, its best rate by the held-out part."""
-    made = common.figure()
-    if made is None:
-        return
-    drawn, axes = made
     for targets in dict.fromkeys(row["targets"] for row in rows):
         of_targets = [row for row in rows if row["targets"] == targets]
         points = []
@@ -105,4 +91,3 @@ def plot(rows: list[dict], folder: Path) -> None:
     axes.minorticks_off()
     axes.legend(title="targets")
     axes.grid(alpha=0.3)
-    common.save_figure(drawn, folder, "ablate.png")

@@ -5,7 +5,6 @@ when one of the two lies in the other, incorrect otherwise. "" lies in every tex
 "similar" on every question that has an answer, and any answer is "similar" where there is none.
 """
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +16,6 @@ import answer
 import minibert
 import squad
 from experiments import common
-
-SETTINGS = ("max_length", "window_overlap", "max_question_tokens", "max_answer_tokens")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -32,8 +29,9 @@ def main(argv: Sequence[str]) -> int:
     add("--output", metavar="DIR", type=Path, default=Path("runs/experiments/before-after"), help="for everything")
     add("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(argv)
-    examples = squad.read_examples(options.dev)
-    asked = [squad.parse_question(line) for line in Path(options.examples).read_bytes().splitlines() if line.strip()]
+    examples, asked = squad.read_examples(options.dev), read_questions(Path(options.examples))
+    if not examples:
+        raise ValueError(f"{options.dev}: has no question, expected some to judge by")
     rows, shown = [], {}
     for name, model in (("before", options.before), ("after", options.after)):
         reader = load_reader(model)
@@ -50,20 +48,29 @@ def main(argv: Sequence[str]) -> int:
     text = answers_table(asked, shown)
     with minibert.whole_files(options.output) as part:
         (part / "examples.md").write_text(text, encoding="utf-8")
-        (part / "examples.json").write_text(json.dumps(shown, indent=2) + "\n", encoding="utf-8")
+        minibert.write_json(part / "examples.json", shown)
     print(f"\n{text}\n{options.output}/examples.md, examples.json")
-    plot(rows, options.output)
+    common.draw(options.output / "before-after.png", lambda axes: plot(axes, rows), size=(6, 2.5))
     return 0
+
+
+def read_questions(path: Path) -> list[dict]:
+    """The questions of a .jsonl file. Raises ValueError, naming the line, for what is none."""
+    found = []
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            found += [squad.parse_question(line)] if line.strip() else []
+        except ValueError as error:
+            raise ValueError(f"{path}: line {number}: {error}") from error
+    return found
 
 
 def load_reader(name: str) -> squad.Reader:
     """As answer.py does; a model without a QA head gets a random one, seed 0, which is what fine-tuning starts from."""
     try:
         return answer.load_reader(name)
-    except minibert.CheckpointError as error:
-        if "no QA head" not in str(error):
-            raise
-    torch.manual_seed(0)
+    except minibert.NoHeadError:
+        torch.manual_seed(0)
     model, tokenizer = minibert.load_pretrained(name, head="later"), minibert.load_tokenizer(name)
     return squad.Reader(model, tokenizer, **answer.window_sizes(model.config))
 
@@ -90,11 +97,15 @@ def answers_table(asked: Sequence[dict], shown: dict[str, list[list[dict]]]) -> 
     lines = ["| question | before | after |", "| --- | --- | --- |"]
     for number, item in enumerate(asked):
         cells = [
-            "<br>".join(f"{a['answer'][:60].replace('|', ' ') or '*none*'} {a['score']:.0%}" for a in answers[number])
+            "<br>".join(f"{on_one_line(a['answer'])} {a['score']:.0%}" for a in answers[number])
             for answers in shown.values()
         ]
         lines.append(f"| {item['question']} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def on_one_line(answer: str) -> str:
+    return " ".join(answer[:60].replace("|", " ").split()) or "*none*"
 
 
 COLUMNS = {
@@ -108,11 +119,7 @@ COLUMNS = {
 }
 
 
-def plot(rows: list[dict], folder: Path) -> None:
-    made = common.figure(6, 2.5)
-    if made is None:
-        return
-    drawn, axes = made
+def plot(axes, rows: list[dict]) -> None:
     left = [0] * len(rows)
     for kind, color in (("correct", "tab:green"), ("similar", "tab:olive"), ("incorrect", "tab:red")):
         counts = [row["counts"].get(kind, 0) for row in rows]
@@ -122,4 +129,3 @@ def plot(rows: list[dict], folder: Path) -> None:
     axes.set(xlabel="questions, counted as Simple Transformers does")
     axes.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     axes.invert_yaxis()
-    common.save_figure(drawn, folder, "before-after.png")

@@ -10,6 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -38,12 +39,14 @@ def parser(name: str, description: str, runs: bool = True) -> argparse.ArgumentP
         help="SQuAD file to train on (data/train.json.gz)",
     )
     add("--questions", metavar="N", type=positive, default=4000, help="train questions, drawn at random (4000)")
-    add("--held", metavar="N", type=positive, default=400, help="questions of held-out train articles (400)")
     add("--output", metavar="DIR", type=Path, default=Path("runs") / "experiments" / name, help="folder for everything")
     add("--debug", action="store_true", help="show the traceback of an error")
     if runs:
+        add("--held", metavar="N", type=positive, default=400, help="questions of held-out train articles (400)")
         add("--dev", metavar="FILE", default=str(DATA / "dev.json.gz"), help="scored once a row (data/dev.json.gz)")
         add("flags", nargs="*", metavar="-- FLAGS", help="after --: flags of train.py for all runs")
+    else:
+        made.set_defaults(held=1)  # nothing is judged by them
     return made
 
 
@@ -88,6 +91,15 @@ def write_squad(examples: Sequence[squad.Example], path: Path) -> None:
         (part / path.name).write_text(json.dumps({"version": "v2.0", "data": data}), encoding="utf-8")
 
 
+def free_flags(made: Sequence[str], given: Sequence[str]) -> list[str]:
+    """Those given after --, for all runs. Raises ValueError when the experiment makes one of them itself."""
+    own = {word for word in made if word.startswith("--")} | {"--output", "--resume", "--evaluate"}
+    taken = [word for word in given if word.split("=")[0] in own]
+    if taken:
+        raise ValueError(f"{', '.join(taken)} after --: this experiment sets that itself, see its --help")
+    return list(given)
+
+
 def prepare_data(options: argparse.Namespace, may_change: Sequence[str] = ()) -> list[str]:
     """Write the two parts of the train file into the output folder; returns the flags that make train.py use them.
 
@@ -129,37 +141,43 @@ def alone(folder: Path) -> Iterator[None]:
 def trained(folder: Path, flags: Sequence[str]) -> dict:
     """Train with train.py in a process of its own, or go on, or only read what an earlier call found.
 
-    Returns seconds and peak_memory (bytes) of all of it, and `metrics`, those on the held-out part.
-    Raises ValueError when train.py fails.
+    Returns seconds and peak_memory (bytes) of its parts, all but those that were killed, and `metrics`, those on the
+    held-out part. Raises ValueError when train.py fails.
     """
-    cost = folder / "cost.json"
-    before = minibert.read_json(cost) if cost.exists() else {"seconds": 0.0, "peak_memory": 0, "done": False}
-    if not before["done"]:
+    path = folder / "cost.json"
+    cost = minibert.read_json(path) if path.exists() else {"seconds": 0.0, "peak_memory": 0, "done": False}
+    if not cost["done"]:
         begun = (folder / "config.json").exists()
         arguments = ["--resume", str(folder)] if begun else [*flags, "--output", str(folder)]
-        status, seconds, memory = timed(["train.py", *arguments], words_of(folder))
-        seconds, memory = before["seconds"] + seconds, max(before["peak_memory"], memory)
-        before = {"seconds": seconds, "peak_memory": memory, "done": status == 0}
-        if folder.exists():
+        end = timed(["train.py", *arguments], words_of(folder))
+        seconds, memory = cost["seconds"] + end.seconds, max(cost["peak_memory"], end.peak_memory)
+        cost = {"seconds": seconds, "peak_memory": memory, "done": end.status == 0}
+        if folder.exists() and end.status != 2:  # 2: another process may be writing there
             with minibert.whole_files(folder) as part:
-                minibert.write_json(part / cost.name, before)
-        if status == 128 + signal.SIGINT:
-            raise KeyboardInterrupt
-        check(status, folder)
-    return {**before, "metrics": minibert.read_json(folder / "metrics.json")}
+                minibert.write_json(part / path.name, cost)
+        check(end, folder)
+    return {**cost, "metrics": minibert.read_json(folder / "metrics.json")}
 
 
 def scored(folder: Path, dev: str) -> dict:
     """The figures of a trained run on the dev file, at the run's own threshold; scored once, then read."""
     path = folder / "evaluation" / "metrics.json"
     if not path.exists():
-        status, _, _ = timed(["train.py", "--evaluate", str(folder), "--dev", dev], words_of(folder))
-        check(status, folder)
+        check(timed(["train.py", "--evaluate", str(folder), "--dev", dev], words_of(folder)), folder)
     return minibert.read_json(path)
 
 
-def timed(command: list[str], output: Path) -> tuple[int, float, int]:
-    """Run a Python script of ours; its words go to a file. Returns status, seconds and the most bytes it ever held."""
+class End(NamedTuple):
+    """How a script ended, after how many seconds, the most bytes it ever held, and whether Ctrl-C came meanwhile."""
+
+    status: int
+    seconds: float
+    peak_memory: int
+    interrupted: bool
+
+
+def timed(command: list[str], output: Path) -> End:
+    """Run a Python script of ours to its end; its words go to a file."""
     output.parent.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     with output.open("ab") as file:
@@ -168,11 +186,14 @@ def timed(command: list[str], output: Path) -> tuple[int, float, int]:
             sys.executable, arguments, os.environ,
             file_actions=[(os.POSIX_SPAWN_DUP2, file.fileno(), 1), (os.POSIX_SPAWN_DUP2, file.fileno(), 2)],
         )  # fmt: skip
+    interrupted = False
     try:
         _, status, usage = os.wait4(process, 0)
-    except KeyboardInterrupt:  # the script has had it too, writes its checkpoint and says so with its status
+    except KeyboardInterrupt:  # the script has had it too and writes its checkpoint
+        interrupted = True
         _, status, usage = os.wait4(process, 0)
-    return os.waitstatus_to_exitcode(status), time.perf_counter() - began, usage.ru_maxrss * 1024
+    seconds = time.perf_counter() - began
+    return End(os.waitstatus_to_exitcode(status), seconds, usage.ru_maxrss * 1024, interrupted)
 
 
 def words_of(folder: Path) -> Path:
@@ -180,12 +201,19 @@ def words_of(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.txt")
 
 
-def check(status: int, folder: Path) -> None:
-    """Raises ValueError when train.py did not end well."""
-    if status:
-        output = words_of(folder)
-        last = output.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").strip().splitlines()[-1:]
-        raise ValueError(f"train.py ended with status {status}: {''.join(last)[-500:]}; all it said is in {output}")
+def check(end: End, folder: Path) -> None:
+    """Raises KeyboardInterrupt when train.py was to be stopped, ValueError when it did not end well."""
+    if end.interrupted or end.status == 128 + signal.SIGINT:
+        raise KeyboardInterrupt
+    if end.status:
+        raise ValueError(last_words(end.status, folder))
+
+
+def last_words(status: int, folder: Path) -> str:
+    """What a train.py that did not end well said about the run in `folder`."""
+    output = words_of(folder)
+    last = output.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").strip().splitlines()[-1:]
+    return f"train.py ended with status {status}: {''.join(last)[-500:]}; all it said is in {output}"
 
 
 def parameters(folder: Path) -> dict[str, float]:
@@ -198,9 +226,15 @@ def parameters(folder: Path) -> dict[str, float]:
 
 
 def with_interval(metrics: dict, name: str) -> str:
-    """`62.54 (60.6-64.5)`: a figure and its 95% interval over articles."""
-    low, high = metrics[f"{name}_interval"]
-    return f"{metrics[name]:.2f} ({low:.1f}-{high:.1f})"
+    """`62.54 (60.6-64.5)`: a figure and its 95% interval over articles; of questions that all have an answer, given."""
+    row = metrics if "NoAns_exact" in metrics else metrics["always_answer"]
+    low, high = row[f"{name}_interval"]
+    return f"{row[name]:.2f} ({low:.1f}-{high:.1f})"
+
+
+def judged_by(metrics: dict) -> str:
+    """What `held_f1` is, in words."""
+    return "the cross-fitted F1" if "crossfit" in metrics else "the F1 when always answering"
 
 
 def held_f1(metrics: dict) -> float:
@@ -222,24 +256,23 @@ def report(
     text = f"## {title}\n{notes}\n\n" + "\n".join(lines) + "\n"
     with minibert.whole_files(folder) as part:
         (part / "results.md").write_text(text, encoding="utf-8")
-        (part / "results.json").write_text(json.dumps(list(rows), indent=2) + "\n", encoding="utf-8")
+        minibert.write_json(part / "results.json", list(rows))
     print(f"{text}\n{folder}/results.md, results.json")
 
 
-def figure(width: float = 7.0, height: float = 4.5):
-    """matplotlib's figure and axes, or None where it is not installed; that is said."""
+def draw(path: Path, plot: Callable[..., None], panels: int = 1, size: tuple[float, float] = (7.0, 4.5)) -> None:
+    """Save what plot(axes, ...) draws, with matplotlib; where it is not installed, say so."""
     try:
         import matplotlib
     except ImportError:
         print("no plot: pip install matplotlib", file=sys.stderr)
-        return None
+        return
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    return pyplot.subplots(figsize=(width, height), layout="constrained")
-
-
-def save_figure(drawn, folder: Path, name: str) -> None:
-    with minibert.whole_files(folder) as part:
-        drawn.savefig(part / name, dpi=110)
-    print(folder / name)
+    drawn, axes = pyplot.subplots(1, panels, figsize=size, layout="constrained", squeeze=False)
+    plot(*axes[0])
+    with minibert.whole_files(path.parent) as part:
+        drawn.savefig(part / path.name, dpi=110)
+    pyplot.close(drawn)
+    print(path)

@@ -34,7 +34,8 @@ def main(argv: Sequence[str]) -> int:
     for kind, rate in tqdm(tried, desc="compare", unit="run"):
         folder = options.output / f"{kind}-{rate:g}"
         flags = [*data, *KINDS[kind][0], "--learning-rate", str(rate), "--epochs", str(options.epochs)]
-        run = common.trained(folder, [*flags, "--log-every", "1", *options.flags])
+        flags += ["--log-every", "1"]
+        run = common.trained(folder, flags + common.free_flags([*flags, "--lora-targets"], options.flags))
         runs[kind, rate] = {"kind": kind, "rate": rate, "folder": str(folder), **run, "losses": losses(folder)}
     rows = []
     for kind in KINDS:
@@ -44,12 +45,13 @@ def main(argv: Sequence[str]) -> int:
         rows.append({**row, "parameters": common.parameters(folder), "bytes": size_of(folder)})
     others = "; ".join(f"{k} {r:g}: {common.held_f1(run['metrics']):.2f}" for (k, r), run in runs.items())
     notes = (
-        f"{options.questions} questions of {Path(options.train).name}, {options.epochs} epochs. Held-out F1 by which "
-        f"each rate was chosen, on {options.held} questions of other articles: {others}. {Path(options.dev).name} was "
-        "scored once a row. Latency: the median of 40 single questions on a text of 130 tokens, in float32."
+        f"{options.questions} questions of {Path(options.train).name}, {options.epochs} epochs. Each rate was chosen "
+        f"by {common.judged_by(rows[0]['metrics'])} on {options.held} questions of held-out articles: {others}. "
+        f"{Path(options.dev).name} was scored once a row. Latency: the median of 40 single questions on a text of 130 "
+        "tokens, in float32."
     )
     common.report(options.output, "LoRA against full fine-tuning", rows, COLUMNS, notes)
-    plot(list(runs.values()), rows, options.output)
+    common.draw(options.output / "compare.png", lambda axes: plot(axes, list(runs.values()), rows))
     return 0
 
 
@@ -89,8 +91,8 @@ def beside_base(part: Path) -> torch.nn.Module:
     return model
 
 
-def _milliseconds(reader: squad.Reader, times: int = 40) -> float:
-    measured = []
+def _milliseconds(reader: squad.Reader) -> float:
+    measured, times = [], 40
     for _ in range(times + 5):
         began = time.perf_counter()
         reader(QUESTION, CONTEXT)
@@ -114,12 +116,8 @@ COLUMNS = {
 }
 
 
-def plot(runs: list[dict], chosen: list[dict], folder: Path) -> None:
+def plot(axes, runs: list[dict], chosen: list[dict]) -> None:
     """Loss by epoch of every run; the chosen ones drawn full, training dashed."""
-    made = common.figure()
-    if made is None:
-        return
-    drawn, axes = made
     best = {row["folder"] for row in chosen}
     for run in runs:
         color = "tab:blue" if run["kind"] == "LoRA" else "tab:red"
@@ -132,4 +130,3 @@ def plot(runs: list[dict], chosen: list[dict], folder: Path) -> None:
     axes.set_xticks(range(1, len(chosen[0]["losses"]) + 1))
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
-    common.save_figure(drawn, folder, "compare.png")

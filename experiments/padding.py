@@ -18,7 +18,7 @@ from experiments import common
 WAYS = {
     "static": "random batches, all padded to the longest a window may be",
     "dynamic": "random batches, padded to their own longest window",
-    "like lengths": "batches of windows of like length: what train.py does",
+    "like lengths": "batches of windows of like length, as train.py makes them",
 }
 
 
@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
         "passes. Waste: the share of a batch's positions that is padding."
     )
     common.report(options.output, "Three ways to batch", rows, COLUMNS, notes)
-    plot(rows, options.output)
+    common.draw(options.output / "padding.png", lambda axes: plot(axes, rows), size=(6, 2.5))
     return 0
 
 
@@ -61,10 +61,13 @@ class Worker:
         self.process = context.Process(target=work, args=(way, str(data), batch_size, theirs), daemon=True)
         self.process.start()
         theirs.close()
-        self.pipe.recv()
+        self._receive()
 
     def ask(self, what: str) -> tuple:
         self.pipe.send(what)
+        return self._receive()
+
+    def _receive(self):
         try:
             return self.pipe.recv()
         except EOFError as error:
@@ -145,15 +148,10 @@ COLUMNS = {
 }
 
 
-def plot(rows: list[dict], folder: Path) -> None:
-    made = common.figure(6, 2.5)
-    if made is None:
-        return
-    drawn, axes = made
+def plot(axes, rows: list[dict]) -> None:
     bars = axes.barh([row["way"] for row in rows], [row["windows_per_second"] for row in rows], color="tab:blue")
     axes.bar_label(
         bars, [f"{row['waste']:.0%} padding, {row['peak_memory'] / 2**30:.2f} GiB" for row in rows], padding=4
     )
     axes.set(xlabel="windows a second", xlim=(0, 1.6 * max(row["windows_per_second"] for row in rows)))
     axes.invert_yaxis()
-    common.save_figure(drawn, folder, "padding.png")

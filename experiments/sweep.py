@@ -1,17 +1,17 @@
 """A Bayesian search of train.py's flags: Optuna's TPE proposes, its median pruner stops what lags behind.
 
 Each trial is a run of train.py in a process of its own, judged by the cross-fitted F1 on held-out train articles;
-that after each epoch is reported, and a pruned run is sent SIGTERM. The study lies in SQLite: stopped, it goes on,
-and the same command in a second terminal takes part.
+that after each epoch is reported, and a pruned run is sent SIGTERM. The study lies in SQLite: stopped, it goes on
+with the next trial, and the same command in a second terminal takes part.
 """
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
 import tomllib
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import minibert
 from experiments import common
 
 FINISHED = "COMPLETE"
+HEARTBEAT = 5  # seconds; a trial without one for twice as long was killed
 
 
 def main(argv: Sequence[str]) -> int:
@@ -31,29 +32,46 @@ def main(argv: Sequence[str]) -> int:
     optuna = import_optuna()
     space = read_space(options.space)
     options.searched = json.dumps(space)  # so that another space is told from this one
-    data, database = common.prepare_data(options, may_change=("trials", "space")), options.output / "study.db"
-    study = optuna.create_study(
-        study_name="sweep", storage=f"sqlite:///{database}", load_if_exists=True, direction="maximize",
-        sampler=optuna.samplers.TPESampler(seed=None if database.exists() else 0),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=4),
-    )  # fmt: skip
-    while trials_left(study, options.trials):
-        study.optimize(lambda t: run_trial(t, space, data, options), n_trials=1, catch=(ValueError,), callbacks=[tell])
+    common.free_flags(["--train", "--dev", "--epochs", *(f"--{flag}" for flag in space)], options.flags)
+    data = common.prepare_data(options, may_change=("trials", "space"))
+    study = open_study(optuna, options.output)
+    while trials_left(optuna, study, options.trials):
+        study.optimize(lambda t: objective(t, space, data, options), n_trials=1, catch=(ValueError,), callbacks=[tell])
+    if any(trial.state.name == "RUNNING" for trial in study.trials):
+        print("another process is still at a trial and will end with the table; if it was killed, start this again")
+        return 0
     with common.alone(options.output):
         finish(optuna, study, options, data)
     return 0
 
 
-def trials_left(study, trials: int) -> bool:
-    """Whether another trial is wanted; those of other processes count. Raises ValueError when three of them failed."""
-    states = [trial.state.name for trial in study.trials]
-    if states.count("FAIL") > 2:
-        raise ValueError(f"{states.count('FAIL')} trials failed; what their train.py said is in the trial-*.txt files")
-    return len(states) - states.count("FAIL") < trials
+def open_study(optuna, folder: Path):
+    """The study in this folder; made by the first process that comes, with random numbers of its own."""
+    database = folder / "study.db"
+    with common.alone(folder):
+        seed = None if database.exists() else 0
+        storage = optuna.storages.RDBStorage(f"sqlite:///{database}", heartbeat_interval=HEARTBEAT)
+        return optuna.create_study(
+            study_name="sweep", storage=storage, load_if_exists=True, direction="maximize",
+            sampler=optuna.samplers.TPESampler(seed=seed), pruner=optuna.pruners.MedianPruner(n_startup_trials=4),
+        )  # fmt: skip
+
+
+def trials_left(optuna, study, trials: int) -> bool:
+    """Whether another trial is wanted; those of other processes count, those stopped or killed do not.
+
+    Raises ValueError when train.py failed in three of them.
+    """
+    optuna.storages.fail_stale_trials(study)
+    failed = [trial for trial in study.trials if trial.state.name == "FAIL"]
+    if sum("error" in trial.user_attrs for trial in failed) > 2:
+        raise ValueError("train.py failed in three trials; what it said is in the trial-*.txt files")
+    return len(study.trials) - len(failed) < trials
 
 
 def tell(study, trial) -> None:
-    print(f"trial {trial.number}: {trial.state.name.lower()}, F1 {trial.value}, {trial.params}", flush=True)
+    said = trial.user_attrs.get("error") or f"F1 {trial.value}"
+    print(f"trial {trial.number}: {trial.state.name.lower()}, {said}, {trial.params}", flush=True)
 
 
 def import_optuna():
@@ -61,7 +79,8 @@ def import_optuna():
         import optuna
     except ImportError as error:
         raise ValueError("the sweep needs Optuna: pip install -e '.[sweep]'") from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # tell() says what became of a trial
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of heartbeats and PED-ANOVA
     return optuna
 
 
@@ -97,8 +116,17 @@ def flags_of(values: dict) -> list[str]:
     return [word for flag, text in texts.items() for word in (f"--{flag}", text)]
 
 
+def objective(trial, space: dict[str, dict], data: list[str], options) -> float:
+    """`run_trial`, whose mistakes are kept: so that they are told from a trial that was stopped."""
+    try:
+        return run_trial(trial, space, data, options)
+    except ValueError as error:
+        trial.set_user_attr("error", str(error))
+        raise
+
+
 def run_trial(trial, space: dict[str, dict], data: list[str], options) -> float:
-    """Train with what the trial proposes and report every evaluation; F1 of the last. Raises TrialPruned."""
+    """Train with what the trial proposes, report every evaluation; F1 of the last. Raises TrialPruned, ValueError."""
     import optuna
 
     values = proposed(trial, space)
@@ -106,7 +134,7 @@ def run_trial(trial, space: dict[str, dict], data: list[str], options) -> float:
     flags = [*data, "--epochs", str(options.epochs), *flags_of(values), *options.flags]
     command = [sys.executable, str(common.ROOT / "train.py"), *flags, "--output", str(folder)]
     with common.words_of(folder).open("ab") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ)
+        process = subprocess.Popen(command, stdout=output, stderr=output)
     try:
         for number, f1 in evaluations(folder, process):
             trial.report(f1, number)
@@ -116,7 +144,8 @@ def run_trial(trial, space: dict[str, dict], data: list[str], options) -> float:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         process.wait()
-    common.check(process.returncode, folder)
+    if process.returncode:
+        raise ValueError(common.last_words(process.returncode, folder))
     return common.held_f1(minibert.read_json(folder / "metrics.json"))
 
 
@@ -148,9 +177,9 @@ def finish(optuna, study, options, data: list[str]) -> None:
     told = ", ".join(f"{flag} {weight:.0%}" for flag, weight in weights.items()) or "too few finished trials to tell"
     command = ["python train.py", *flags_of(best.params), "--epochs", str(options.epochs), *options.flags]
     notes = (
-        f"{options.questions} questions of {Path(options.train).name}, {options.epochs} epochs, judged by the "
-        f"cross-fitted F1 on {options.held} questions of held-out articles. Best: trial {best.number}. Importances "
-        f"(PED-ANOVA): {told}. {Path(options.dev).name}, scored once for the best: EM "
+        f"{options.questions} questions of {Path(options.train).name}, {options.epochs} epochs, judged by "
+        f"{common.judged_by(dev)} on {options.held} questions of held-out articles. Best: trial {best.number}. "
+        f"Importances (PED-ANOVA): {told}. {Path(options.dev).name}, scored once for the best: EM "
         f"{common.with_interval(dev, 'exact')}, F1 {common.with_interval(dev, 'f1')}.\n\n    {' '.join(command)}"
     )
     names = [name for name in rows[0] if name not in ("number", "state", "f1", "seconds")]
@@ -162,7 +191,7 @@ def finish(optuna, study, options, data: list[str]) -> None:
         "seconds": lambda r: f"{r['seconds']:.0f}",
     }
     common.report(options.output, "A sweep of hyper-parameters", rows, columns, notes)
-    plot(rows, weights, options.output)
+    common.draw(options.output / "sweep.png", lambda *axes: plot(*axes, rows, weights), panels=2, size=(10, 4))
     print(f"the best, ready to paste:\n    {' '.join(command)}")
 
 
@@ -175,14 +204,8 @@ def importances(optuna, study) -> dict[str, float]:
     return optuna.importance.get_param_importances(study, evaluator=evaluator)
 
 
-def plot(rows: list[dict], weights: dict[str, float], folder: Path) -> None:
+def plot(history, bars, rows: list[dict], weights: dict[str, float]) -> None:
     """History: every finished trial and the best so far. Beside it the importances."""
-    made = common.figure(10, 4)
-    if made is None:
-        return
-    drawn, axes = made
-    axes.remove()
-    history, bars = drawn.subplots(1, 2)
     finished = [row for row in rows if row["state"] == FINISHED]
     best = [max(row["f1"] for row in finished[: i + 1]) for i in range(len(finished))]
     numbers = [row["number"] for row in finished]
@@ -193,4 +216,3 @@ def plot(rows: list[dict], weights: dict[str, float], folder: Path) -> None:
     history.grid(alpha=0.3)
     bars.barh(list(weights), list(weights.values()))
     bars.set(xlabel="importance (PED-ANOVA)", xlim=(0, 1))
-    common.save_figure(drawn, folder, "sweep.png")

@@ -1,7 +1,7 @@
 """A BERT encoder written by hand, and its way to and from safetensors checkpoints."""
 
 from minibert.checkpoint import fingerprint, load_checkpoint, save_checkpoint, stop_signals
-from minibert.config import BertConfig, CheckpointError
+from minibert.config import BertConfig, CheckpointError, NoHeadError
 from minibert.files import only_writer, read_json, whole_files, write_json
 from minibert.flags import Parser, add_flags, check_values, option, run_command, saved_options
 from minibert.hardware import (
@@ -25,6 +25,7 @@ __all__ = [
     "BertConfig",
     "BertForQuestionAnswering",
     "CheckpointError",
+    "NoHeadError",
     "Parser",
     "Processes",
     "RunLog",

@@ -15,6 +15,10 @@ class CheckpointError(ValueError):
     """A checkpoint (config, weights or tokenizer) that cannot be used; the message says what to do."""
 
 
+class NoHeadError(CheckpointError):
+    """A checkpoint without a QA head, where one is required."""
+
+
 @dataclass(frozen=True)
 class BertConfig:
     """Shape of a BERT encoder or a relative's. Field names are those of BERT's `config.json` (Devlin et al. 2018,

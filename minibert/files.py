@@ -27,7 +27,7 @@ def read_json(path: str | Path):
         raise ValueError(f"{path}: cannot be read as JSON ({error})") from error
 
 
-def write_json(path: Path, content: dict) -> None:
+def write_json(path: Path, content: dict | list) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
@@ -36,7 +36,8 @@ def whole_files(folder: str | Path) -> Iterator[Path]:
     """An empty folder to write files into; when the block ends without an error they appear in `folder`, each whole.
 
     They are written into a folder in it, brought to the disk and renamed one by one, so whatever happens, a name holds
-    all of the old file or all of the new one. After an error nothing has changed. `folder` is made where it is not.
+    all of the old file or all of the new one. After an error before the renaming nothing has changed. `folder` is made
+    where it is not.
     Raises OSError when the disk is full or the folder cannot be written, safetensors' own words included.
     """
     folder = Path(folder)

@@ -1,7 +1,6 @@
 """Weights between safetensors files and the model: a table of names, then strict equality of keys and shapes."""
 
 import contextlib
-import json
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,9 +11,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from minibert.config import BertConfig, CheckpointError
+from minibert.config import BertConfig, CheckpointError, NoHeadError
 from minibert.families import BERT_EMBEDDINGS, Family
-from minibert.files import read_json
+from minibert.files import read_json, write_json
 from minibert.hub import find_model
 from minibert.model import BertForQuestionAnswering
 
@@ -58,7 +57,7 @@ def load_pretrained(
     _check_keys(folder, wanted, there)  # before anything is allocated: config.json may ask for any size
     has_head = "qa_outputs.weight" in there
     if head == "required" and not has_head:
-        raise CheckpointError(f"{name_or_path}: has no QA head (qa_outputs), so it cannot answer yet: train it first")
+        raise NoHeadError(f"{name_or_path}: has no QA head (qa_outputs), so it cannot answer yet: train it first")
     if head == "new" and not has_head:
         log.warning("%s has no QA head: qa_outputs is newly initialised and must be trained", name_or_path)
     model = BertForQuestionAnswering(config)
@@ -118,8 +117,7 @@ def save_pretrained(model: BertForQuestionAnswering, folder: str | Path) -> None
     folder = Path(folder)
     state = {key: tensor.detach().contiguous() for key, tensor in _checkpoint_state(model).items()}
     folder.mkdir(parents=True, exist_ok=True)
-    config = json.dumps(model.config.to_dict(), indent=2) + "\n"
-    (folder / "config.json").write_text(config, encoding="utf-8")
+    write_json(folder / "config.json", model.config.to_dict())
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
 
 

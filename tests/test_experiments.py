@@ -1,6 +1,9 @@
 """Experiments: what they are made of against brute force, and whole ones on a tiny model."""
 
 import json
+import os
+import signal
+import threading
 import types
 from pathlib import Path
 
@@ -124,8 +127,9 @@ def test_static_padding_changes_no_loss(windows, tiny):
 # ---------------------------------------------------------------------------------------------- the sweep
 
 
-def test_the_example_space_is_flags_of_train():
-    space = sweep.read_space(Path(sweep.__file__).parent / "space.toml")
+@pytest.mark.parametrize("name", ["space.toml", "space-full.toml"])
+def test_the_example_spaces_are_flags_of_train(name):
+    space = sweep.read_space(Path(sweep.__file__).parent / name)
     trial = types.SimpleNamespace(
         suggest_categorical=lambda name, choices: choices[-1],
         suggest_int=lambda name, low, high, log: high,
@@ -157,9 +161,9 @@ def test_spaces_that_are_none(tmp_path, text, message):
 
 def on_tiny(tiny, *more):
     """Flags of an experiment that make every run one of a tiny model."""
-    sizes = flags(tiny, "unused")[8:]
+    sizes = flags(tiny, "unused")[8:-2]  # not --log-every, which is theirs
     files = ["--train", str(tiny / "squad.json"), "--dev", str(tiny / "squad.json"), "--questions", "10", "--held", "6"]
-    return [*files, *more, "--", "--model", str(tiny), *sizes, "--precision", "fp32"]
+    return [*files, *more, "--", "--model", str(tiny), *sizes]
 
 
 def test_ablate_ends_in_a_table_and_goes_on_where_it_was(tiny, tmp_path, monkeypatch, capsys):
@@ -184,6 +188,38 @@ def test_a_run_that_fails_says_its_last_words(tiny, tmp_path):
         common.trained(tmp_path / "run", ["--model", str(tiny), "--epochs=-1"])
 
 
+@pytest.mark.parametrize("given", [["--lora-rank", "4"], ["--train=x.json"], ["--output", "x"]])
+def test_flags_that_an_experiment_sets_itself_are_refused(given, tiny, tmp_path):
+    more = ("--ranks", "1", "--rates", "1e-3", "--output", str(tmp_path))
+    with pytest.raises(ValueError, match=f"^{given[0]} after --: this experiment sets that itself"):
+        ablate.main([*on_tiny(tiny, *more), *given])
+    assert not list(tmp_path.glob("r1-*"))
+
+
+def test_questions_that_all_have_an_answer_are_judged_by_always_answering(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(ablate, "TARGETS", {"query, value": "attention"})
+    more = ("--ranks", "1", "--rates", "1e-3", "--output", str(tmp_path))
+    assert ablate.main([*on_tiny(tiny, *more), "--answerable-only"]) == 0
+    [row] = json.loads((tmp_path / "results.json").read_text())
+    table = (tmp_path / "results.md").read_text()
+    assert "chosen by the F1 when always answering" in table
+    assert f"| {common.with_interval(row['dev']['always_answer'] | {'NoAns_exact': 0}, 'f1')} |" in table
+
+
+def test_ctrl_c_ends_an_experiment_once_its_run_has_ended(tmp_path):
+    """To the experiment alone: as in a terminal, where the run has it too, but that runs to its end here."""
+    (tmp_path / "run.py").write_text("import time, sys; print('on', flush=True); time.sleep(1.5); print('done')")
+    killer = threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT))
+    killer.start()
+    end = common.timed([str(tmp_path / "run.py")], tmp_path / "words.txt")
+    killer.join()
+    assert end.interrupted
+    assert end.status == 0
+    assert (tmp_path / "words.txt").read_text().split() == ["on", "done"]
+    with pytest.raises(KeyboardInterrupt):
+        common.check(end, tmp_path / "words")
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_sweep_prunes_reports_and_goes_on(tiny, tmp_path, capsys):
     pytest.importorskip("optuna")
@@ -197,6 +233,34 @@ def test_sweep_prunes_reports_and_goes_on(tiny, tmp_path, capsys):
     line = capsys.readouterr().out.strip().splitlines()[-1]
     assert line.strip().startswith(f"python train.py --learning-rate {best['learning-rate']:.4g}")
     parse_options(line.split()[2:], "")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_trials_that_were_stopped_do_not_count_and_failed_ones_end_the_sweep(tmp_path):
+    optuna = pytest.importorskip("optuna")
+    study = sweep.open_study(optuna, tmp_path)
+    for _ in range(4):
+        study.tell(study.ask(), state=optuna.trial.TrialState.FAIL)  # what Ctrl-C makes of one
+    study.tell(study.ask(), 1.0)
+    assert sweep.trials_left(optuna, study, 2)
+    assert not sweep.trials_left(optuna, study, 1)
+    for _ in range(3):
+        trial = study.ask()
+        trial.set_user_attr("error", "train.py ended with status 2")
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    with pytest.raises(ValueError, match=r"train.py failed in three trials"):
+        sweep.trials_left(optuna, study, 2)
+    assert len(sweep.open_study(optuna, tmp_path).trials) == 8
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_sweep_whose_runs_fail_ends_and_says_why(tiny, tmp_path, capsys):
+    pytest.importorskip("optuna")
+    (tmp_path / "space.toml").write_text("[learning-rate]\nlow = -2.0\nhigh = -1.0\n")
+    more = ("--space", str(tmp_path / "space.toml"), "--output", str(tmp_path / "out"), "--trials", "9")
+    with pytest.raises(ValueError, match=r"train.py failed in three trials"):
+        sweep.main(on_tiny(tiny, *more))
+    assert capsys.readouterr().out.count("fail, train.py ended with status 2: train.py: --learning-rate is -") == 3
 
 
 def test_losses_of_each_epoch_are_read_from_the_log(tmp_path):
@@ -225,6 +289,17 @@ def test_compare_chooses_by_the_held_out_part_and_weighs_files(tiny, tmp_path, m
     assert full["latency"].keys() == {"merged"}
 
 
+def test_before_after_names_the_line_that_is_wrong(tiny, tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"question": "who?", "context": "vin"}\n{"question": 3}\n')
+    files = ["--dev", str(tiny / "squad.json"), "--examples", str(tmp_path / "x.jsonl"), "--output", str(tmp_path)]
+    with pytest.raises(ValueError, match=r"x.jsonl: line 2: 'question' is int, expected a text"):
+        before_after.main(files)
+    (tmp_path / "x.jsonl").write_text("")
+    (tmp_path / "none.json").write_text('{"data": []}')
+    with pytest.raises(ValueError, match=r"none.json: has no question"):
+        before_after.main([*files, "--dev", str(tmp_path / "none.json")])
+
+
 def test_before_after_asks_both_the_same(tiny, run, tmp_path, capsys):
     files = [
         "--dev",
@@ -245,7 +320,7 @@ def test_before_after_asks_both_the_same(tiny, run, tmp_path, capsys):
 
 
 def test_padding_measures_all_three_ways(tmp_path, has_minilm):
-    files = ["--train", str(DATA / "dev.json.gz"), "--questions", "6", "--held", "4", "--output", str(tmp_path)]
+    files = ["--train", str(DATA / "dev.json.gz"), "--questions", "6", "--output", str(tmp_path)]
     assert padding.main([*files, "--passes", "1", "--batch-size", "3"]) == 0
     static, dynamic, alike = json.loads((tmp_path / "results.json").read_text())
     assert static["waste"] > dynamic["waste"] >= alike["waste"] > 0
