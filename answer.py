@@ -65,7 +65,7 @@ def window_sizes(config: minibert.BertConfig) -> dict[str, int]:
 def load_model(name: str | Path, revision: str = "") -> tuple[minibert.BertForQuestionAnswering, Tokenizer, dict]:
     """-> the model in float32, its adapter merged away and all but the head frozen, its tokenizer, its settings."""
     folder = trained_part(Path(name))
-    if any((folder / name).is_file() for name in ("adapter_config.json", "adapter_model.safetensors")):
+    if any((folder / file).is_file() for file in ("adapter_config.json", "adapter_model.safetensors")):
         base, pinned, brings_head = lora.base_of(folder)
         head = "later" if brings_head else "required"
         model = minibert.load_pretrained(base, revision or pinned, head=head)

@@ -37,7 +37,7 @@ class Options:
     lora_dropout: float = option(0.0, "dropout on the inputs of the updates", least=0, below=1)
     lora_targets: str = option("all", "attention (query, value), all (six linears a layer), or names with commas")
     # windows
-    max_length: int = option(384, "tokens in a window: question, context and three special ones", least=1)
+    max_length: int = option(384, "tokens in a window: question, context and special ones", least=1)
     window_overlap: int = option(128, "context tokens that neighbouring windows share", least=0)
     max_question_tokens: int = option(64, "a longer question is cut", least=1)
     # optimisation

@@ -1,7 +1,8 @@
 """The rows of a report, and the report as JSON and Markdown."""
 
-import json
 from pathlib import Path
+
+import minibert
 
 MARKS = {True: "met", False: "missed", None: ""}
 
@@ -25,5 +26,5 @@ def markdown(report: dict) -> str:
 def write(report: dict, file: Path) -> None:
     """As JSON in `file`, as Markdown beside it."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    minibert.write_json(file, report)
     file.with_suffix(".md").write_text(markdown(report) + "\n", encoding="utf-8")

@@ -39,7 +39,7 @@ DISTILBERT_LAYER = {
 
 @dataclass(frozen=True)
 class Family:
-    """One row of the table; `prefix` ends the name of the encoder in checkpoints and has a dot at its end."""
+    """One row of the table; `prefix`, its dot included, begins the encoder's keys in checkpoints."""
 
     prefix: str
     architecture: str  # transformers' class for question answering

@@ -55,7 +55,7 @@ def read_back(
     answer: Answer, context: str, offsets: np.ndarray, pieces: list[tuple[int, int]], max_answer_tokens: int
 ) -> tuple[str, str | None]:
     """One answer's cause of CAUSES, and the text read back from its tokens; None where no window gives it."""
-    span = char_to_token_span(offsets, answer.start, answer.start + len(answer.text))
+    span = char_to_token_span(offsets, answer.start, answer.end)
     if span is None:
         return "no token", None
     first, last = span

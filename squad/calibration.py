@@ -25,9 +25,14 @@ def probabilities(entries: Sequence[dict], threshold: float, temperature: float)
     return weights / weights.sum()
 
 
+def bin_of(confidence: np.ndarray, bins: int = 15) -> np.ndarray:
+    """The number, from 0, of the equally wide bin that each confidence, 0 to 1, falls into."""
+    return np.minimum((confidence * bins).astype(int), bins - 1)
+
+
 def calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = 15) -> float:
     """Expected calibration error, 0 to 1: |share right - mean confidence| of each bin, weighted by its size (eq. 3)."""
-    which = np.minimum((confidence * bins).astype(int), bins - 1)
+    which = bin_of(confidence, bins)
     gaps = np.bincount(which, weights=right, minlength=bins) - np.bincount(which, weights=confidence, minlength=bins)
     return float(np.abs(gaps).sum() / len(confidence))
 

@@ -14,6 +14,7 @@ from squad.examples import Example
 from squad.metrics import (
     bootstrap_interval,
     cross_fitted_answers,
+    mean_scores,
     official_metrics,
     question_scores,
     tune_threshold,
@@ -21,6 +22,15 @@ from squad.metrics import (
 from squad.scoring import OFFICIAL, Scoring, Words
 from squad.spans import Predictions, apply_threshold, best_spans, decode, span_loss
 from squad.windows import Windows
+
+# the lines of a results table: where `evaluate` puts them ("": at the top), and what they are called
+LINES = {
+    "crossfit": "cross-fitted threshold",
+    "": "threshold tuned on this set",
+    "at_zero": "threshold 0",
+    "always_answer": "always answering",
+    "always_empty": 'always "" (baseline)',
+}
 
 
 class Found(NamedTuple):
@@ -145,26 +155,25 @@ def headline(metrics: dict) -> dict:
 def _summary(examples: Sequence[Example], answers: dict[str, str], words: Words) -> dict:
     exact, f1 = question_scores(examples, answers, words)
     intervals = {"exact_interval": bootstrap_interval(examples, exact), "f1_interval": bootstrap_interval(examples, f1)}
-    return official_metrics(examples, answers, words=words) | intervals
+    return mean_scores(examples, exact, f1) | intervals
 
 
 def _compared(examples: Sequence[Example], answers: dict[str, str], scoring: Scoring) -> dict:
-    metrics = official_metrics(examples, answers, words=scoring.words)
+    metrics = mean_scores(examples, *question_scores(examples, answers, scoring.words))
     return {"exact": metrics["exact"], "f1": metrics["f1"], "rules": scoring.rules}
+
+
+def labels(tuned_here: bool) -> dict[str, str]:
+    """LINES for a threshold that was chosen on these questions, or not."""
+    return LINES if tuned_here else LINES | {"": "the run's own threshold"}
 
 
 def results_table(metrics: dict) -> str:
     """What `evaluate` returns, as a table for people; metrics["left_out"]: how many unanswerable questions were."""
     tuned_here, mixed = metrics["threshold_is_tuned_here"], "NoAns_exact" in metrics
-    rows = {
-        "cross-fitted threshold": metrics.get("crossfit"),
-        "threshold tuned on this set" if tuned_here else "the run's own threshold": metrics,
-        "threshold 0": metrics["at_zero"],
-        "always answering": metrics["always_answer"],
-        'always "" (baseline)': metrics["always_empty"],
-    }
+    rows = {label: metrics.get(name) if name else metrics for name, label in labels(tuned_here).items()}
     if not mixed:  # the tuned threshold answers all, and always "" is never right
-        hidden = ("threshold tuned on this set", 'always "" (baseline)')
+        hidden = (LINES[""], LINES["always_empty"])
         rows = {label: rows[label] for label in reversed(rows) if label not in hidden}
     lines = [f"{'':28}{'EM':>7}{'95% interval':>15}{'F1':>8}{'95% interval':>15}{'HasAns F1':>11}{'NoAns F1':>10}"]
     for label, row in rows.items():

@@ -19,6 +19,11 @@ class Answer(NamedTuple):
     text: str
     start: int  # first character in the context
 
+    @property
+    def end(self) -> int:
+        """One past the last character in the context."""
+        return self.start + len(self.text)
+
 
 @dataclass(frozen=True)
 class Example:

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from squad.calibration import probabilities
+from squad.calibration import bin_of, probabilities
 from squad.examples import Example
 from squad.spans import Predictions
 
@@ -75,14 +75,14 @@ def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = 15) -> di
     Args: confidence (E,), 0 to 1; right (E,), 0 or 1.
     Returns count, confidence (its mean) and right (the share), (bins,) each; NaN in empty bins.
     """
-    which = np.minimum((confidence * bins).astype(int), bins - 1)
+    which = bin_of(confidence, bins)
     count = np.bincount(which, minlength=bins)
     size = np.where(count > 0, count, np.nan)
     means = (np.bincount(which, weights=values, minlength=bins) / size for values in (confidence, right))
     return dict(zip(("count", "confidence", "right"), (count, *means), strict=True))
 
 
-def thin(values: Sequence[float], most: int = 400) -> list[float]:
+def thin(values: Sequence[float], most: int) -> list[float]:
     """Means of at most `most` consecutive parts, of equal size but for one value more or less."""
     return [float(part.mean()) for part in np.array_split(np.array(values, float), min(len(values), most) or 1)]
 
@@ -131,7 +131,7 @@ def error_kind(example: Example, said: str) -> str:
     return WRONG if said else SILENT
 
 
-def worst_errors(kinds: Sequence[str], confidence: np.ndarray, most: int = 200) -> list[int]:
+def worst_errors(kinds: Sequence[str], confidence: np.ndarray, most: int) -> list[int]:
     """Indices of at most `most` errors, the surest first.
 
     Each kind has a third of the places as far as it needs them, so that none crowds the others out; the surest of all

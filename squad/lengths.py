@@ -89,7 +89,7 @@ def _answer_tokens(examples: Sequence[Example], windows: Windows) -> np.ndarray:
     for i, example in enumerate(examples):
         offsets = windows.offsets[windows.context[i]]
         for answer in example.answers:
-            span = char_to_token_span(offsets, answer.start, answer.start + len(answer.text))
+            span = char_to_token_span(offsets, answer.start, answer.end)
             found += [] if span is None else [(i, *span)]
     return np.array(found, np.int64).reshape(-1, 3)
 

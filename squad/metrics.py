@@ -69,16 +69,26 @@ def official_metrics(
     raw_exact, raw_f1 = question_scores(examples, answers, words)
     silent = np.array([odds is not None and odds[e.id] > threshold for e in examples], bool)
     exact, f1 = (np.where(silent, ~has_answer, scores) for scores in (raw_exact, raw_f1))
-    metrics = _means(exact, f1)
-    for name, chosen in (("HasAns", has_answer), ("NoAns", ~has_answer)):
-        if chosen.any():
-            metrics |= {f"{name}_{key}": value for key, value in _means(exact[chosen], f1[chosen]).items()}
+    metrics = mean_scores(examples, exact, f1)
     if odds is not None:
         answered = np.array([bool(answers[e.id]) for e in examples])
         values = np.array([odds[e.id] for e in examples])
         for name, scores in (("exact", raw_exact), ("f1", raw_f1)):
             best, at = _official_best(scores, has_answer, answered, values)
             metrics |= {f"best_{name}": best, f"best_{name}_thresh": at}
+    return metrics
+
+
+def mean_scores(examples: Sequence[Example], exact: np.ndarray, f1: np.ndarray) -> dict[str, float]:
+    """Means and numbers of questions, of all and of those with and without an answer, under the official names.
+
+    Args: exact, f1 (E,): as `question_scores` gives them.
+    """
+    has_answer = np.array([bool(e.answers) for e in examples])
+    metrics = _means(exact, f1)
+    for name, chosen in (("HasAns", has_answer), ("NoAns", ~has_answer)):
+        if chosen.any():
+            metrics |= {f"{name}_{key}": value for key, value in _means(exact[chosen], f1[chosen]).items()}
     return metrics
 
 

@@ -18,10 +18,11 @@ import numpy as np
 
 from squad.audit import find_tokenizer
 from squad.command import run_command
+from squad.evaluation import LINES, labels
 from squad.examples import DataError, Example
 from squad.figures import INVENTED, SILENT, WRONG, confidences, error_kind, segments, worst_errors
 from squad.metrics import question_scores
-from squad.run_files import LINES, RunFiles, read_run
+from squad.run_files import RunFiles, read_run
 from squad.sections import calibration, groups, precision_recall_chart, signed, threshold_chart, training
 from squad.windows import make_windows
 
@@ -64,7 +65,8 @@ def windows_per_question(examples: Sequence[Example], config: dict, tokenizer: s
     """How many windows each question was cut into, (E,); or a sentence that says why that is not known.
 
     Args: config: the run's options; tokenizer: path of the run's tokenizer.json, None to look for it.
-    Raises DataError when the tokenizer at a given path cannot be read, or the window sizes make no windows.
+    Raises DataError when the tokenizer at a given path cannot be read, or the window sizes are no numbers; ValueError
+    when they make no windows.
     """
     model = config.get("model")
     if tokenizer is None and model != "minilm":
@@ -89,7 +91,7 @@ def windows_per_question(examples: Sequence[Example], config: dict, tokenizer: s
 def _cards(run: RunFiles) -> str:
     figures, rows = run.figures, run.figures["rows"]
     shown = "crossfit" if "crossfit" in rows else ""
-    label = _labels(figures)[shown]
+    label = labels(figures["tuned_here"])[shown]
     answerable = sum(bool(example.answers) for example in run.examples)
     chosen = "tuned on these questions" if figures["tuned_here"] else "the run's own"
     cards = [
@@ -104,12 +106,12 @@ def _cards(run: RunFiles) -> str:
 
 
 def _scores_table(figures: dict) -> str:
-    labels, lines = _labels(figures), []
+    names, lines = labels(figures["tuned_here"]), []
     for name in (name for name in LINES if name in figures["rows"]):
         row = figures["rows"][name]
         cells = [f"{row[k]:.2f}<small>{_interval(row[k + '_interval'])}</small>" for k in ("exact", "f1")]
         cells += [f"{row[k]:.2f}" if k in row else "\N{EN DASH}" for k in ("HasAns_f1", "NoAns_f1")]
-        lines.append(f'<tr><th scope="row">{escape(labels[name])}</th>{"".join(f"<td>{c}</td>" for c in cells)}</tr>')
+        lines.append(f'<tr><th scope="row">{escape(names[name])}</th>{"".join(f"<td>{c}</td>" for c in cells)}</tr>')
     head = "".join(f'<th scope="col">{name}</th>' for name in ("", "EM", "F1", "HasAns F1", "NoAns F1"))
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
 
@@ -168,7 +170,7 @@ def _error(run: RunFiles, example: Example, confidence: float, f1: float) -> str
     rows.append(("null odds", f"{signed(run.predictions.null_odds[example.id])}"))
     rows.append(("article", f'<bdi dir="auto">{escape(_cut(example.title, 200))}</bdi>'))
     facts = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in rows)
-    pieces = segments(example.context, [(a.start, a.start + len(a.text)) for a in example.answers], marked)
+    pieces = segments(example.context, [(a.start, a.end) for a in example.answers], marked)
     context = "".join(f'<mark class="{mark}">{escape(t)}</mark>' if mark else escape(t) for t, mark in pieces)
     return (
         f'<details class="error" data-kind="{escape(kind)}"><summary><span class="sure">{confidence:.1%}</span>'
@@ -198,10 +200,6 @@ def _policy(template: str) -> str:
         f"default-src 'none'; script-src 'sha256-{digests['script']}'; style-src 'sha256-{digests['style']}'; "
         "img-src data:; base-uri 'none'; form-action 'none'"
     )
-
-
-def _labels(figures: dict) -> dict[str, str]:
-    return LINES if figures["tuned_here"] else LINES | {"": "the run's own threshold"}
 
 
 def _interval(ends: tuple[float, float]) -> str:

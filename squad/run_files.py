@@ -5,19 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from squad.download import find_squad_v2
+from squad.evaluation import LINES
 from squad.examples import DataError, Example, parse_object, read_examples
 from squad.metrics import question_scores
 from squad.scoring import Words, find_scoring
 from squad.spans import Predictions, apply_threshold
 
 LARGEST = 1e100  # of any figure: what is beyond comes from no run, and would overflow on its way into a chart
-LINES = {
-    "crossfit": "cross-fitted threshold",
-    "": "threshold tuned on this set",
-    "at_zero": "threshold 0",
-    "always_answer": "always answering",
-    "always_empty": 'always "" (baseline)',
-}
 
 
 @dataclass(frozen=True)

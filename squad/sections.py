@@ -46,7 +46,7 @@ def training(log: list[dict] | None) -> str:
         series = [
             Series(name, step, [line[key] for line in evaluations]) for name, key in (("EM", "exact"), ("F1", "f1"))
         ]
-        said = "Scores on the dev questions at each evaluation, cross-fitted where there are several articles."
+        said = "Scores on the dev questions at each evaluation, cross-fitted where they can be."
         parts.append(_curve("evaluations", "Evaluations", said, series, "%"))
     if not parts:
         return f"<p>{'No log.jsonl here' if log is None else 'log.jsonl has no lines yet'}: no curves.</p>"

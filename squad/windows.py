@@ -193,7 +193,7 @@ def _answer_tokens(examples: Sequence[Example], offsets: Ragged, context: np.nda
     for i, example in enumerate(examples):
         if example.answers:
             answer = example.answers[0]
-            span = char_to_token_span(offsets[context[i]], answer.start, answer.start + len(answer.text))
+            span = char_to_token_span(offsets[context[i]], answer.start, answer.end)
             spans[i] = (-1, -1) if span is None else span
     return spans
 

@@ -1,4 +1,4 @@
-"""Mutate every kind of file that minibert reads and load it: it loads to something that works, or our error says why.
+"""Mutate nine kinds of file that minibert reads and load them: they load to what works, or our error says why.
 
     python tests/fuzz.py --count 10000         1,000 seconds at most; prints what became of the mutations
 
