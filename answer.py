@@ -62,15 +62,21 @@ def window_sizes(config: minibert.BertConfig) -> dict[str, int]:
     return {"max_length": length, "window_overlap": min(128, length // 3), "max_question_tokens": min(64, length // 4)}
 
 
-def load_model(name: str | Path, revision: str = "") -> tuple[minibert.BertForQuestionAnswering, Tokenizer, dict]:
-    """-> the model in float32, its adapter merged away and all but the head frozen, its tokenizer, its settings."""
+def load_model(
+    name: str | Path, revision: str = "", merged: bool = True
+) -> tuple[minibert.BertForQuestionAnswering, Tokenizer, dict]:
+    """-> the model in float32, all but its head frozen, its tokenizer, its settings.
+
+    Args: merged: whether an adapter goes into the weights, or stays beside them and costs two products a layer.
+    """
     folder = trained_part(Path(name))
     if any((folder / file).is_file() for file in ("adapter_config.json", "adapter_model.safetensors")):
         base, pinned, brings_head = lora.base_of(folder)
         head = "later" if brings_head else "required"
         model = minibert.load_pretrained(base, revision or pinned, head=head)
         lora.load_adapter(model, folder, minibert.checkpoint_names(model.config))
-        lora.remove_lora(model)
+        if merged:
+            lora.remove_lora(model)
         tokenizer = minibert.load_tokenizer(base, revision or pinned)
     else:
         source = folder if folder.is_dir() else name

@@ -6,12 +6,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 import answer
-import lora
-import minibert
 import squad
 from experiments import common
 
@@ -75,20 +72,11 @@ def size_of(folder: Path) -> int:
 
 def latency(folder: Path) -> dict[str, float]:
     """Milliseconds for one question, by form: a full model; an adapter merged away, or beside its base."""
-    part = answer.trained_part(folder)
-    forms = {"merged": lambda: answer.load_model(folder)[0]}
-    if (part / "adapter_config.json").exists():
-        forms["unmerged"] = lambda: beside_base(part)
-    _, tokenizer, settings = answer.load_model(folder)
-    return {form: _milliseconds(squad.Reader(load(), tokenizer, **settings)) for form, load in forms.items()}
-
-
-def beside_base(part: Path) -> torch.nn.Module:
-    """The base with its adapter as it was in training: two products more a layer."""
-    base, revision, _ = lora.base_of(part)
-    model = minibert.load_pretrained(base, revision or None, head="later")
-    lora.load_adapter(model, part, minibert.checkpoint_names(model.config))
-    return model
+    found = {}
+    for form in ("merged", "unmerged") if (folder / "adapter").exists() else ("merged",):
+        model, tokenizer, settings = answer.load_model(folder, merged=form == "merged")
+        found[form] = _milliseconds(squad.Reader(model, tokenizer, **settings))
+    return found
 
 
 def _milliseconds(reader: squad.Reader) -> float:

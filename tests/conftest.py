@@ -1,14 +1,18 @@
 """Shared by the tests: golden files, a tokenizer and a model small enough to make in a blink."""
 
+import contextlib
 import json
 import os
+import signal
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
 from hypothesis import settings
 
 import minibert
+import squad
 import train
 from minibert.tokenizer import SPECIAL_TOKENS, wordpiece_tokenizer
 
@@ -118,6 +122,34 @@ def flags(tiny, output, *more):
     sizes = ("--max-length", "40", "--window-overlap", "8", "--max-question-tokens", "8", "--batch-size", "4")
     names = ("--model", str(tiny), "--train", file, "--dev", file, "--output", str(output))
     return [*names, *sizes, "--precision", "fp32", "--log-every", "5", *more]
+
+
+def read_log(folder, name="log.jsonl"):
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+
+@contextlib.contextmanager
+def sigterm_at(number):
+    """SIGTERM in the middle of this step, counted from here on; gives a list with an item for each step."""
+    steps, original = [], train.training_step
+
+    def step(*args):
+        steps.append(1)
+        if len(steps) == number:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*args)
+
+    with patch("train.training_step", step):
+        yield steps
+
+
+def predicted(answers, odds):
+    """Predictions of these answers at these null odds, each sure of itself."""
+    lists = {
+        id: [{"text": text, "score": 0.0, "start": 0}, {"text": "", "score": odds[id], "start": None}]
+        for id, text in answers.items()
+    }
+    return squad.Predictions(answers, odds, lists)
 
 
 @pytest.fixture(scope="session")

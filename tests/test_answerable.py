@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import flags
+from conftest import flags, read_log
 from test_cache import assert_equal
 
 import squad.dataset
@@ -54,7 +54,7 @@ def test_a_run_without_them_says_so_and_keeps_to_it(tiny, tmp_path, capsys):
     metrics = json.loads((out / "metrics.json").read_text())
     assert (metrics["total"], metrics["left_out"]) == (16, 8)
     assert "" not in json.loads((out / "predictions.json").read_text()).values()
-    [logged] = [line for line in map(json.loads, (out / "log.jsonl").read_text().splitlines()) if "f1" in line]
+    [logged] = [line for line in read_log(out) if "f1" in line]
     assert logged["f1"] == metrics["always_answer"]["f1"] == metrics["f1"]
 
     with pytest.raises(ValueError, match="--answerable-only True -> False: cannot change in a run that goes on"):

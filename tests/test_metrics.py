@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import DATA, GOLDEN
+from conftest import DATA, GOLDEN, predicted
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +13,6 @@ from squad import (
     Answer,
     DataError,
     Example,
-    Predictions,
     apply_threshold,
     bootstrap_interval,
     cross_fitted_answers,
@@ -103,11 +102,7 @@ def test_tuned_threshold_equals_brute_force_whatever_the_order(rows, random):
 
 def predicting_x(odds):
     """The answer "x" to every question, at these null odds."""
-    lists = {
-        id: [{"text": "x", "score": 0.0, "start": 0}, {"text": "", "score": null, "start": None}]
-        for id, null in odds.items()
-    }
-    return Predictions(dict.fromkeys(odds, "x"), odds, lists)
+    return predicted(dict.fromkeys(odds, "x"), odds)
 
 
 def test_a_positive_threshold_is_found_on_always_answer_predictions():

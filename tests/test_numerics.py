@@ -1,6 +1,5 @@
 """What a run says of its own numbers, and float16 with its scaler."""
 
-import json
 import math
 import os
 import socket
@@ -9,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from conftest import flags
+from conftest import flags, read_log
 
 import answer
 import minibert
@@ -17,8 +16,7 @@ import train
 
 
 def log_lines(folder):
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [line for line in lines if "loss" in line]
+    return [line for line in read_log(folder) if "loss" in line]
 
 
 def test_200_steps_of_float16_stay_finite(tiny, tmp_path):

@@ -1,9 +1,7 @@
 """Two processes over gloo: the same gradients, figures and files as one, whatever happens on the way."""
 
 import dataclasses
-import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -13,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing
-from conftest import flags
+from conftest import flags, read_log, sigterm_at
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -144,24 +142,16 @@ def test_two_processes_end_where_one_does(alone, tiny, tmp_path):
     assert done.stdout.count("2 processes") == 1  # one of them talks
     assert done.stdout.count("cross-fitted threshold") == 1
     assert_same_run(tmp_path / "two", alone)
-    lines = [[json.loads(x) for x in (f / "log.jsonl").read_text().splitlines()] for f in (tmp_path / "two", alone)]
+    lines = [read_log(folder) for folder in (tmp_path / "two", alone)]
     steps = [[(x["step"], x["epoch"]) for x in log] for log in lines]
     assert steps[0] == steps[1]
     losses = [[x["loss"] for x in log if "loss" in x] for log in lines]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
-def test_from_one_process_to_two_and_back(alone, tiny, tmp_path, monkeypatch):
-    cut, original, steps = tmp_path / "cut", train.training_step, []
-
-    def interrupted(*args):
-        steps.append(1)
-        if len(steps) == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(*args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(train, "training_step", interrupted)
+def test_from_one_process_to_two_and_back(alone, tiny, tmp_path):
+    cut = tmp_path / "cut"
+    with sigterm_at(4):
         assert train.main(flags(tiny, cut, *RECIPE)) == 143
     # the signal reaches one process; both stop after the same step, 3 further on
     done = torchrun("--resume", str(cut), what="signal", at=3)

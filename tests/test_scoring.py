@@ -6,7 +6,7 @@ import string
 import unicodedata
 
 import pytest
-from conftest import flags
+from conftest import flags, predicted
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,7 +15,6 @@ from squad import (
     OFFICIAL,
     Answer,
     Example,
-    Predictions,
     choose_scorings,
     evaluate,
     find_scoring,
@@ -144,14 +143,6 @@ def test_golds_without_a_word_are_dropped_by_each_scorings_own_words():
     assert question_scores(beside, {"q": "x۔"}, urdu) == (1.0, 1.0)
     assert question_scores([asked("the")], {"q": ""}) == (1.0, 1.0)
     assert question_scores([asked("the")], {"q": ""}, urdu) == (0.0, 0.0)
-
-
-def predicted(answers, odds):
-    lists = {
-        id: [{"text": text, "score": 0.0, "start": 0}, {"text": "", "score": odds[id], "start": None}]
-        for id, text in answers.items()
-    }
-    return Predictions(answers, odds, lists)
 
 
 def test_every_figure_of_an_evaluation_follows_the_scoring():

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import flags
+from conftest import flags, read_log, sigterm_at
 
 import minibert
 import train
@@ -18,10 +18,6 @@ from minibert.track import NoTracker
 
 ROOT = Path(__file__).parent.parent
 RECIPE = ("--epochs", "3", "--learning-rate", "0.02", "--eval-every", "7")
-
-
-def lines(folder, name="log.jsonl"):
-    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
 
 
 class Fake(NoTracker):
@@ -56,31 +52,22 @@ def test_a_tracker_is_sent_every_line_of_both_files_and_the_log_stays_the_same(t
     [(given, fake)] = trackers
     assert given == ("wandb", out, 0)
     assert fake.closed == 1
-    assert [values for values in fake.sent if "questions_per_second" not in values] == lines(out)
-    assert [values for values in fake.sent if "questions_per_second" in values] == lines(out, "timing.jsonl")
-    assert {frozenset(line) & {"loss", "f1"} for line in lines(out)} == {frozenset({"loss"}), frozenset({"f1"})}
+    assert [values for values in fake.sent if "questions_per_second" not in values] == read_log(out)
+    assert [values for values in fake.sent if "questions_per_second" in values] == read_log(out, "timing.jsonl")
+    assert {frozenset(line) & {"loss", "f1"} for line in read_log(out)} == {frozenset({"loss"}), frozenset({"f1"})}
     assert (out / "log.jsonl").read_bytes() == (tmp_path / "alone" / "log.jsonl").read_bytes()
 
 
 def test_an_interrupted_run_sends_the_rest(tiny, tmp_path, monkeypatch):
-    trackers, steps, original = opened(monkeypatch), [], train.training_step
-
-    def interrupted(*args):
-        steps.append(1)
-        if len(steps) == 14:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(*args)
-
-    out = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        patch.setattr(train, "training_step", interrupted)
+    trackers, out = opened(monkeypatch), tmp_path / "run"
+    with sigterm_at(14):
         assert train.main(flags(tiny, out, *RECIPE)) == 128 + signal.SIGTERM
     assert train.main(["--resume", str(out)]) == 0
     (_, first), (given, second) = trackers
     assert given == ("none", out, 14)
     assert (first.closed, second.closed) == (1, 1)
     sent = [values for values in first.sent + second.sent if "questions_per_second" not in values]
-    assert sent == lines(out)
+    assert sent == read_log(out)
 
 
 def test_a_tracker_is_closed_when_a_run_fails(tiny, tmp_path, monkeypatch):
@@ -132,7 +119,7 @@ def test_tensorboard_shows_the_log(tiny, tmp_path, tensorboard):
     out = tmp_path / "run"
     assert train.main(flags(tiny, out, "--epochs", "2", "--track", "tensorboard")) == 0
     assert train.main(["--resume", str(out), "--epochs", "3"]) == 0  # goes on in the same place
-    written = lines(out) + lines(out, "timing.jsonl")
+    written = read_log(out) + read_log(out, "timing.jsonl")
     assert len(list((out / "tensorboard").iterdir())) == 2
     shown = tensorboard(out)
     assert shown.keys() == {name for line in written for name in line} - {"step"}
@@ -194,7 +181,7 @@ def test_wandb_offline_keeps_the_log_under_the_run(tiny, tmp_path):
                 rows.setdefault(record.history.step.num, {})[name] = json.loads(item.value_json)
     assert runs == {("minibert", "kelsier", (out / "wandb" / "id").read_text())}
     expected = {}
-    for line in lines(out) + lines(out, "timing.jsonl"):
+    for line in read_log(out) + read_log(out, "timing.jsonl"):
         expected.setdefault(line["step"], {}).update(line)
     shown = {step: {k: v for k, v in row.items() if not k.startswith("_")} for step, row in rows.items()}
     assert shown == {step: pytest.approx(row) for step, row in expected.items()}

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -13,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, flags
+from conftest import GOLDEN, flags, read_log, sigterm_at
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -38,8 +37,7 @@ def checkpoint_of(folder):
 
 
 def log_losses(folder):
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [(line["step"], line["loss"]) for line in lines if "loss" in line]
+    return [(line["step"], line["loss"]) for line in read_log(folder) if "loss" in line]
 
 
 # ------------------------------------------------------------------------------------- a whole run
@@ -96,23 +94,13 @@ def test_evaluate_gives_the_runs_figures_without_touching_them(run, tiny, capsys
 
 
 @pytest.mark.parametrize("dropout", ["0.0", "0.2"])
-def test_resuming_equals_never_stopping(tiny, tmp_path, monkeypatch, dropout):
+def test_resuming_equals_never_stopping(tiny, tmp_path, dropout):
     options = ("--epochs", "4", "--dropout", dropout, "--lora-dropout", dropout, "--learning-rate", "0.02")
     assert train.main(flags(tiny, tmp_path / "whole", *options)) == 0
 
-    steps = []
-    original = train.training_step
-
-    def interrupted(*args):
-        steps.append(1)
-        if len(steps) == 9:  # in the middle of the second epoch
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(*args)
-
-    monkeypatch.setattr(train, "training_step", interrupted)
-    assert train.main(flags(tiny, tmp_path / "cut", *options)) == 128 + signal.SIGTERM
+    with sigterm_at(9) as steps:  # in the middle of the second epoch
+        assert train.main(flags(tiny, tmp_path / "cut", *options)) == 128 + signal.SIGTERM
     assert len(steps) == 9  # the step under way was finished
-    monkeypatch.setattr(train, "training_step", original)
     assert train.main(["--resume", str(tmp_path / "cut")]) == 0
 
     def adapter(name):
@@ -158,8 +146,7 @@ def test_half_precision_runs_and_stores_adapters_in_float32(tiny, tmp_path, prec
 
 def test_evaluation_between_epochs(tiny, tmp_path):
     assert train.main(flags(tiny, tmp_path / "run", "--epochs", "1", "--eval-every", "5")) == 0
-    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if "f1" in line] == [5, 10, 12]
+    assert [line["step"] for line in read_log(tmp_path / "run") if "f1" in line] == [5, 10, 12]
 
 
 # ----------------------------------------------------------------------------------------- the step
