@@ -1,6 +1,5 @@
 """Reader: ask a trained model questions about texts, and get spans, probabilities and honest "no answer"s."""
 
-import json
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -136,12 +135,7 @@ def parse_question(raw: bytes | str) -> dict:
 
     Raises ValueError when it is none, or when a Reader could not be asked with it.
     """
-    try:
-        item = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"no JSON: {error}") from error
-    if not isinstance(item, dict):
-        raise ValueError(f"a JSON {type(item).__name__}, expected an object")
+    item = parse_object(raw, "the question")
     for name in ("question", "context"):
         if not isinstance(item.get(name), str):
             raise ValueError(f"{name!r} is {type(item.get(name)).__name__}, expected a text")

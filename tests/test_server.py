@@ -68,11 +68,11 @@ def test_an_answer_has_the_best_and_the_candidates(port):
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"", "no JSON"),
-        (b"{", "no JSON"),
-        (b"\xff", "no JSON"),
-        (b"[" * 100_000, "no JSON"),
-        (b"[]", "a JSON list"),
+        (b"", "the question: not readable as JSON"),
+        (b"{", "the question: not readable as JSON"),
+        (b"\xff", "the question: not readable as JSON"),
+        (b"[" * 100_000, "the question: not readable as JSON"),
+        (b"[]", "the question: found a list, expected an object"),
         (b'{"question": "a"}', "'context' is NoneType"),
         (b'{"question": 3, "context": "a"}', "'question' is int"),
         (b'{"question": " ", "context": "a"}', "question is blank"),
