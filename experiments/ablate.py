@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
         f"{Path(options.dev).name} was scored once a row, at the threshold of the held-out part where there is one."
     )
     common.report(options.output, "LoRA by rank, targets and learning rate", rows, COLUMNS, notes)
-    common.draw(options.output / "ablate.png", lambda axes: plot(axes, rows))
+    common.draw(options.output / "ablate.png", lambda axes: plot(axes, rows), size=(8.5, 4.5))
     return 0
 
 
@@ -77,17 +77,17 @@ COLUMNS = {
 
 
 def plot(axes, rows: list[dict]) -> None:
-    """Spans' F1 on dev against the rank: a line for each kind of targets, its best rate by the held-out part."""
-    for targets in dict.fromkeys(row["targets"] for row in rows):
-        of_targets = [row for row in rows if row["targets"] == targets]
-        points = []
-        for rank in sorted({row["rank"] for row in of_targets}):
-            same = [row for row in of_targets if row["rank"] == rank]
-            chosen = max(same, key=lambda row: common.has_answer_f1(row["held"]))
-            points.append((rank, common.has_answer_f1(chosen["dev"])))
-        axes.plot(*zip(*points, strict=True), marker="o", label=targets)
+    """Spans' F1 on dev against the rank: a colour for each kind of targets, a style of line for each rate."""
+    kinds, rates = (sorted({row[name] for row in rows}) for name in ("targets", "learning_rate"))
+    styles = zip(itertools.cycle((":", "-", "--")), rates, strict=False)
+    for (color, targets), (style, rate) in itertools.product(enumerate(kinds), styles):
+        same = [row for row in rows if row["targets"] == targets and row["learning_rate"] == rate]
+        points = sorted((row["rank"], common.has_answer_f1(row["dev"])) for row in same)
+        if points:
+            axes.plot(*zip(*points, strict=True), style, marker="o", color=f"C{color}", label=f"{targets}; {rate:g}")
+    ranks = sorted({row["rank"] for row in rows})
     axes.set(xscale="log", xlabel="rank", ylabel="F1 on dev questions with an answer, always answering")
-    axes.set_xticks(sorted({row["rank"] for row in rows}), [str(r) for r in sorted({row["rank"] for row in rows})])
+    axes.set_xticks(ranks, [str(rank) for rank in ranks])
     axes.minorticks_off()
-    axes.legend(title="targets")
+    axes.legend(title="targets; learning rate", fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     axes.grid(alpha=0.3)
