@@ -1,5 +1,6 @@
 """The figures of bench/: FLOPs against a counter inside torch, reports that keep what they do not measure again."""
 
+import logging
 import sys
 from pathlib import Path
 from unittest.mock import patch
@@ -53,6 +54,15 @@ def test_a_part_measured_again_leaves_the_others(tmp_path, capsys):
     assert "2026-01-01 to 2026-01-02; processor x" in text
     assert "| decoding | 1 s | 0.5 s | met |" in text
     assert "| start | 5 s | 6 s | missed |" in text
+
+
+@pytest.fixture(autouse=True)
+def own_log():
+    """A side has a process to itself, and silences the log in it."""
+    log = logging.getLogger("minibert")
+    level = log.level
+    yield
+    log.setLevel(level)
 
 
 @pytest.fixture
