@@ -70,8 +70,8 @@ def trials_left(optuna, study, trials: int) -> bool:
 
 
 def tell(study, trial) -> None:
-    said = trial.user_attrs.get("error") or f"F1 {trial.value}"
-    print(f"trial {trial.number}: {trial.state.name.lower()}, {said}, {trial.params}", flush=True)
+    said = trial.user_attrs.get("error") or f"F1 {trial.value:.2f}"
+    print(f"trial {trial.number}: {trial.state.name.lower()}, {said}, {' '.join(flags_of(trial.params))}", flush=True)
 
 
 def import_optuna():
