@@ -172,13 +172,14 @@ def finish(optuna, study, options, data: list[str]) -> None:
         if t.state.is_finished()
     ]
     best = study.best_trial
-    dev = common.scored(options.output / f"trial-{best.number}", options.dev)
+    folder = options.output / f"trial-{best.number}"
+    held, dev = minibert.read_json(folder / "metrics.json"), common.scored(folder, options.dev)
     weights = importances(optuna, study)
     told = ", ".join(f"{flag} {weight:.0%}" for flag, weight in weights.items()) or "too few finished trials to tell"
     command = ["python train.py", *flags_of(best.params), "--epochs", str(options.epochs), *options.flags]
     notes = (
         f"{options.questions} questions of {Path(options.train).name}, {options.epochs} epochs, judged by "
-        f"{common.judged_by(dev)} on {options.held} questions of held-out articles. Best: trial {best.number}. "
+        f"{common.judged_by(held)} on {options.held} questions of held-out articles. Best: trial {best.number}. "
         f"Importances (PED-ANOVA): {told}. {Path(options.dev).name}, scored once for the best: EM "
         f"{common.with_interval(dev, 'exact')}, F1 {common.with_interval(dev, 'f1')}.\n\n    {' '.join(command)}"
     )
