@@ -24,7 +24,7 @@ FIVE = (
 def main(argv: Sequence[str]) -> int:
     parser = common.parser("ablate", "Rank x targets x learning rate of LoRA at equal steps; alpha is twice the rank.")
     add = parser.add_argument
-    add("--ranks", type=int, nargs="+", default=RANKS, metavar="N", help=f"({' '.join(map(str, RANKS))})")
+    add("--ranks", type=common.positive, nargs="+", default=RANKS, metavar="N", help=f"({' '.join(map(str, RANKS))})")
     add(
         "--rates",
         type=float,
