@@ -2,19 +2,19 @@
 
     pip install -e '.[bench]' && python bench/answers.py
 
-Both sides answer the same 500 questions of data/dev.json.gz in a drawn order, on a CPU in bf16: theirs with
-batches of 32 in the order given, padded to the longest, and run_qa's search of the 20 best starts and ends; ours as
-answer.py makes its reader. Each side has a process of its own and waits while the other works. Then one question at a
-time, ours only. Medians; every round is printed.
+Both sides answer the same 500 questions of data/dev.json.gz in a random order, on a CPU in bf16: theirs in batches of
+32 in this order, padded to the longest, with run_qa's search of the 20 best starts and ends; ours with the reader of
+minibert.qa. Each side has a process of its own and waits while the other works. Then one question at a time, ours only.
+Medians; every round is printed.
 """
 
 import argparse
-import multiprocessing
 import statistics
 import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +22,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import minibert
 import squad
-from answer import SHIPPED, export, load_reader
-from train import DATA
+from bench.worker import Worker
+from minibert import qa
+from minirun import keep_freed_memory
 
 BATCH = 32
 
@@ -45,49 +45,40 @@ def main() -> None:
 
 def measure(rounds: int, count: int) -> dict[str, float]:
     """Medians: questions a second of both sides, the share of same answers, milliseconds for one question."""
-    examples = squad.read_examples(DATA / "dev.json.gz")
+    examples = squad.read_examples(squad.find_data("excerpt", "dev"))
     order = np.random.default_rng(0).permutation(len(examples))[:count]
     questions, contexts = [examples[i].question for i in order], [examples[i].context for i in order]
-    context = multiprocessing.get_context("spawn")
-    pipes = {}
-    for name in ("transformers", "minibert"):
-        pipes[name], end = context.Pipe()
-        context.Process(target=work, args=(name, end), daemon=True).start()
-        end.close()
+    workers = {name: Worker(prepare, name) for name in ("transformers", "minibert")}
     speeds, answers = defaultdict(list), {}
     for number in range(rounds + 1):
-        for name, pipe in pipes.items():
-            pipe.send((questions, contexts))
-            answers[name], seconds = pipe.recv()
-            if number:  # round 0 warms up
+        for name, worker in workers.items():
+            answers[name], seconds = worker.ask(questions, contexts)
+            if number:  # round 0 is a warm-up
                 speeds[name].append(len(questions) / seconds)
                 print(f"round {number}  {name:12} {speeds[name][-1]:6.1f} questions/s", flush=True)
-    times = []
-    for question, text in zip(questions[:200], contexts[:200], strict=True):
-        pipes["minibert"].send(([question], [text]))
-        times.append(1000 * pipes["minibert"].recv()[1])
+    pairs = zip(questions[:200], contexts[:200], strict=True)
+    times = [1000 * workers["minibert"].ask([question], [text])[1] for question, text in pairs]
     p50, p95 = (float(x) for x in np.percentile(times, [50, 95]))
     same = float(np.mean([a == b for a, b in zip(*answers.values(), strict=True)]))
     return {name: statistics.median(values) for name, values in speeds.items()} | {"same": same, "p50": p50, "p95": p95}
 
 
-def work(name: str, pipe) -> None:
-    """A side's process, so that neither profits from the other's settings: answer lists, send answers and seconds."""
+def prepare(name: str) -> Callable:
+    """For a Worker: lists of questions and contexts -> the answers and the seconds they took."""
     answer = {"minibert": build_ours, "transformers": build_theirs}[name]()
-    while True:
-        try:
-            questions, contexts = pipe.recv()
-        except EOFError:
-            return
+
+    def timed(questions: list[str], contexts: list[str]) -> tuple[list[str], float]:
         start = time.perf_counter()
         answers = answer(questions, contexts)
-        pipe.send((answers, time.perf_counter() - start))
+        return answers, time.perf_counter() - start
+
+    return timed
 
 
 def build_ours():
-    """A function of lists that answers with a reader as answer.py makes it."""
-    minibert.keep_freed_memory()  # as answer.py does
-    reader = load_reader(device="cpu", precision="bf16")
+    """A function of lists that answers with the reader of minibert.qa, which must always answer."""
+    keep_freed_memory()  # as the command line does
+    reader = qa.load_reader(device="cpu", precision="bf16")
 
     def answer(questions, contexts):
         return [a["answer"] for a in reader(questions, contexts, handle_impossible_answer=False)]
@@ -103,7 +94,7 @@ def build_theirs():
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
-        export(SHIPPED, "", Path(folder))
+        qa.export(qa.load.SHIPPED, "", Path(folder))
         model = AutoModelForQuestionAnswering.from_pretrained(folder, dtype=torch.bfloat16).eval()
         tokenizer = AutoTokenizer.from_pretrained(folder)
 

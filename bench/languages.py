@@ -1,8 +1,9 @@
 """What alignment loses in each language, for three kinds of tokenizers: python bench/languages.py FILE...
 
-Each file is a SQuAD file in one language; its name is the label. WordPiece is MiniLM's (English, without accents);
-SentencePiece (Unigram with Metaspace, as XLM-R) and byte-level BPE (as RoBERTa) are trained here on all the files'
-contexts, as no multilingual one can be bundled: what is measured is the offsets' arithmetic, not a vocabulary.
+Each file is a SQuAD file in one language; its name is the label. WordPiece is MiniLM's (English, without accents).
+SentencePiece (Unigram with Metaspace, as in XLM-R) and byte-level BPE (as in RoBERTa) are trained here on the contexts
+of
+all files, as no multilingual tokenizer can be bundled: this measures the arithmetic of offsets, not a vocabulary.
 """
 
 import sys
@@ -15,7 +16,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import minibert
 import squad
-from squad.audit import audit
+from squad.audit.alignment import audit
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 SIZE = 32_000

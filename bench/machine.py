@@ -1,4 +1,4 @@
-"""What a figure was measured on: processor, versions, and the matrix speed reached right then."""
+"""What a figure was measured on: processor, versions, and the matrix speed at that time."""
 
 import platform
 import statistics
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-# rows x in x out of the linears of MiniLM and of bert-base
+# rows, in, out of the linear layers of MiniLM and of bert-base
 SHAPES = [(3072, 384, 384), (3072, 384, 1536), (3072, 768, 768), (3072, 768, 3072), (6144, 384, 1536)]
 
 

@@ -1,4 +1,4 @@
-"""The rows of bench/run.py that have no other side: tokenising, decoding, starting, and how time grows with work."""
+"""The rows of bench/run.py without another side: tokenising, decoding, starting, and how time grows with work."""
 
 import dataclasses
 import multiprocessing
@@ -16,9 +16,9 @@ import torch
 
 import minibert
 import squad
-import train
 from bench.sides import Setup, build_ours, load_windows, training_flops
 from bench.table import row
+from squad.batches import evaluation_batches
 
 ROOT = Path(__file__).parent.parent
 
@@ -47,14 +47,13 @@ def _load(path: str, folder: str) -> tuple[float, float]:
 
 def decode() -> list[dict]:
     """Random logits of as many questions as the official dev set has -> n-best lists."""
-    examples = squad.read_examples(train.DATA / "dev.json.gz")
+    examples = squad.read_examples(squad.find_data("excerpt", "dev"))
     examples = [dataclasses.replace(examples[i % len(examples)], id=str(i)) for i in range(11_873)]
     windows = squad.make_windows(examples, minibert.load_tokenizer("minilm"))
     batches = []
-    for rows in squad.evaluation_batches(windows.lengths, 1600):
-        batch = squad.collate(windows, rows)
-        shape = batch.span_mask.shape
-        batches.append((batch, 3 * torch.randn(shape), 3 * torch.randn(shape)))
+    for ids in evaluation_batches(windows.lengths, 1600):
+        mask = squad.collate(windows, ids).span_mask
+        batches.append((ids, 3 * torch.randn(mask.shape), 3 * torch.randn(mask.shape), mask))
     times = []
     for _ in range(5):
         start = time.perf_counter()
@@ -65,15 +64,15 @@ def decode() -> list[dict]:
 
 
 def _decode(examples, windows, batches) -> None:
-    shape = (len(windows), 20)
-    scores, firsts, lasts = np.full(shape, -np.inf, np.float32), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    null = np.zeros(len(windows), np.float32)
-    for batch, start_logits, end_logits in batches:
-        rows = batch.windows.numpy()
-        scores[rows], firsts[rows], lasts[rows], null[rows] = squad.best_spans(
-            start_logits, end_logits, batch.span_mask
-        )
-    squad.decode(examples, windows, scores, firsts, lasts, null)
+    W, n = len(windows), 20
+    found = squad.WindowPredictions(
+        np.full((W, n), -np.inf, np.float32), np.zeros((W, n), np.int64), np.zeros((W, n), np.int64),
+        np.zeros(W, np.float32), np.zeros(W, np.float32),
+    )  # fmt: skip
+    for ids, start_logits, end_logits, mask in batches:
+        for whole, part in zip(found, squad.best_spans(start_logits, end_logits, mask), strict=False):
+            whole[ids] = part
+    squad.decode(examples, windows, found)
 
 
 def start() -> list[dict]:
@@ -97,7 +96,7 @@ def _first_step() -> float:
 
 
 def growth() -> list[dict]:
-    """Training time against the number of questions, and against the length of windows beside its FLOPs; a plot."""
+    """Training time against the number of questions, and against the window length beside its FLOPs; with a plot."""
     data, device = load_windows(), torch.device("cpu")
     steps = build_ours(data, Setup("ours"), device)
     steps(np.argsort(-data.windows.lengths)[:16])
@@ -130,7 +129,7 @@ def _seconds(steps, rows) -> float:
 
 def _seconds_at(length: int, device: torch.device) -> tuple[float, float]:
     """Median seconds and the FLOPs of training on one window of exactly `length` tokens, in batches of 16."""
-    examples = squad.read_examples(train.DATA / "train.json.gz")
+    examples = squad.read_examples(squad.find_data("excerpt", "train"))
     text = " ".join(dict.fromkeys(e.context for e in examples[:1500]))
     long = [dataclasses.replace(examples[0], context=text, answers=(), is_impossible=True)]
     windows = squad.make_windows(long, minibert.load_tokenizer("minilm"), length, 16, 64)

@@ -3,8 +3,8 @@
     python bench/precision.py                       on data/dev.json.gz with the shipped adapter
     python bench/precision.py --dev dev-v2.0.json.gz --model runs/NAME
 
-Differences are those of the first --windows windows' logits, over [CLS] and the context. EM and F1 are at the
-model's own threshold, so that no precision is judged by a threshold tuned to it.
+Differences are between the logits of the first --windows windows, over [CLS] and the context. EM and F1 are at the
+model's own threshold, so that no precision is judged at a threshold tuned to it.
 """
 
 import argparse
@@ -18,19 +18,19 @@ from tqdm import tqdm
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
-import answer  # noqa: E402
-import minibert  # noqa: E402
 import squad  # noqa: E402
+from minibert import qa  # noqa: E402
+from minirun import store_frozen_as  # noqa: E402
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SIZES = {"max_length": 384, "window_overlap": 128, "max_question_tokens": 64}
 
 
 def build(name: str, dtype: torch.dtype, device: torch.device):
-    """The model, its adapter merged, and the context in which it is called, as train.py and answer.py have them."""
-    model, tokenizer, settings = answer.load_model(name)
+    """The model, its adapter merged, and the context in which it is called."""
+    model, tokenizer, settings = qa.load_model(name)
     half = dtype in (torch.bfloat16, torch.float16)
-    minibert.store_frozen_as(dtype, model) if half else model.to(dtype)
+    store_frozen_as(dtype, model) if half else model.to(dtype)
     return model.to(device), tokenizer, settings, torch.autocast(device.type, dtype=dtype, enabled=half)
 
 
@@ -49,7 +49,7 @@ def logits(model, data: squad.Dataset, count: int, device: torch.device) -> torc
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dev", default=str(ROOT / "data" / "dev.json.gz"), help="SQuAD file (data/dev.json.gz)")
-    parser.add_argument("--model", default=str(answer.SHIPPED), help="what answer.py takes (the shipped adapter)")
+    parser.add_argument("--model", default=str(qa.load.SHIPPED), help="a trained model (the shipped adapter)")
     parser.add_argument("--windows", type=int, default=500, help="whose logits are compared (500)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", choices=DTYPES, nargs="*", default=list(DTYPES), help="precisions to score on dev")

@@ -1,12 +1,12 @@
-"""Every speed that this project promises, measured here and now, beside its goal.
+"""Every speed that this project promises, measured on this machine, beside its goal.
 
     pip install -e '.[bench]' && python bench/run.py                     about 45 minutes on 2 cores; leave them alone
     python bench/run.py --quick                                          a few minutes, rougher
-    python bench/run.py --only start                                     one part again, the others as they were
+    python bench/run.py --only start                                     one part again, the others unchanged
     python bench/run.py --device cuda                                    on a GPU: bert-base against transformers + PEFT
 
-Both sides of a comparison take turns on the same questions of data/, medians are reported, and the matrix speed that
-the machine reaches in the same minutes stands beside them. Writes bench/results/NAME.json and NAME.md.
+Both sides of a comparison take turns on the same questions of data/. Medians are reported, and beside them the matrix
+speed that the machine reaches in the same minutes. Writes bench/results/NAME.json and NAME.md.
 """
 
 import statistics
@@ -23,8 +23,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import minibert
 from bench import answers, others
 from bench.machine import describe, matrix_peak
-from bench.sides import BERT_BASE, Setup, Worker, load_windows, random_bert_base, training_flops
+from bench.sides import BERT_BASE, Setup, load_windows, prepare, random_bert_base, training_flops
 from bench.table import markdown, row, write
+from bench.worker import Worker
+from minihub import read_object
+from minirun import Parser, choose_device, run_command
 
 RUN_QA = {"precision": "fp32", "pad_to": 384, "dropout": 0.1}
 # label, ours, theirs
@@ -44,14 +47,14 @@ MEMORY_GOALS = {"minilm": 0.3, "gpu": 0.6}  # of theirs as they are shipped, wit
 
 
 def main() -> int:
-    parser = minibert.Parser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what the training rows run on")
     parser.add_argument("--quick", action="store_true", help="one round each, no growth of work")
     parser.add_argument("--uqa", metavar="FILE", help="SQuAD file to tokenise, such as UQA's train set of 145 MB")
     parser.add_argument("--only", metavar="PART", help="one of: " + ", ".join(parts("cpu")))
     parser.add_argument("--output", default=str(Path(__file__).parent / "results"), help="folder (bench/results)")
     options = parser.parse_args()
-    device = minibert.choose_device(options.device)
+    device = choose_device(options.device)
     todo = parts(options.device)
     if options.only and options.only not in todo:
         parser.error(f"--only {options.only}: expected one of {', '.join(todo)}")
@@ -68,9 +71,9 @@ def main() -> int:
 
 def earlier(file: Path, machine: dict) -> dict:
     """The parts already in `file`. Raises ValueError when they were measured on another machine."""
-    report = minibert.read_json(file) if file.is_file() else {"machine": machine, "parts": {}}
+    report = read_object(file) if file.is_file() else {"machine": machine, "parts": {}}
     if report["machine"] != machine:
-        raise ValueError(f"{file} is of another machine or other packages, its parts cannot stay; choose an --output")
+        raise ValueError(f"{file} was measured on another machine or with other packages; choose another --output")
     return report["parts"]
 
 
@@ -133,14 +136,14 @@ def measure(setups: list[Setup], rounds: int, steps: int, name: str) -> tuple[di
         rows = np.random.default_rng(number).permutation(len(data.windows))[: steps * setups[0].batch].tolist()
         peak = matrix_peak(device)
         for setup in setups:
-            worker = workers.pop(setup, None) or Worker(setup)
-            seconds, memory[setup] = worker.train(rows)
-            if name == "bert-base":  # five of them at once would need more memory than most machines have
+            worker = workers.pop(setup, None) or Worker(prepare, setup)
+            seconds, memory[setup] = worker.ask(rows)
+            if name == "bert-base":  # five of them at once would fill most machines' memory
                 worker.close()
             else:
                 workers[setup] = worker
             speed = len(rows) / seconds
-            if number:  # round 0 warms up; bert-base has none, its products take long enough
+            if number:  # round 0 is a warm-up; bert-base, which is slow, has none
                 speeds[setup].append(speed)
                 print(f"round {number}  {speed:7.2f} questions/s  {setup}", flush=True)
             if number and setup is setups[0]:
@@ -162,4 +165,4 @@ def evaluation(options) -> list[dict]:
 
 
 if __name__ == "__main__":
-    minibert.run_command(main)
+    run_command(main)

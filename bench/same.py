@@ -2,79 +2,105 @@
 
     python bench/same.py --steps 200                 about 7 minutes on 2 cores
 
-The same windows in the same order from the same start: as train.py takes its steps; then with every fast path
-replaced by the plain formula (autograd's own LoRA, the fused attention, no padding to multiples, one pass a step);
-then plain again with the windows of each batch in reverse, the same sums in another order: bfloat16's own noise.
+The same windows in the same order from the same start, three times: with train.py's own steps; with every fast path
+replaced by the plain formula (autograd's LoRA, the fused attention, no padding to multiples, one pass per step); and
+plain with the windows of each batch in reverse order, which adds up the same numbers in another order and so shows the
+noise of bfloat16.
 """
 
 import argparse
-import logging
 import sys
-import tempfile
-from contextlib import ExitStack
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import minibert
+import lora
+import minirun
 import squad
 import train
-from bench.sides import load_windows
-from options import parse_options
+from bench.sides import load_windows, our_run
+from minibert.model import Layer
 
 
-def plain_lora(x, W, b, sA, B):
-    return F.linear(x, W, b) + F.linear(F.linear(x, sA.to(x.dtype)), B.to(x.dtype))
+class PlainLoRA(nn.Module):
+    """h = W x + b + B (sA) x, its gradients left to autograd; shares the parameters of a LoRALinear."""
+
+    def __init__(self, layer: lora.LoRALinear):
+        super().__init__()
+        self.base, self.scale, self.lora_A, self.lora_B = layer.base, layer.scale, layer.lora_A, layer.lora_B
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) + F.linear(F.linear(x, self.scale * self.lora_A), self.lora_B)
 
 
-def plain_attention(q, k, v, mask, p):
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
+class PlainLayer(Layer):
+    """An encoder layer with the fused attention, without dropout."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        q, k, v = (self._split_heads(project(x)) for project in (self.query, self.key, self.value))
+        a = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+        x = self.attention_norm(x + self.attention_output(a))
+        return self.output_norm(x + self.output(self.activation(self.intermediate(x))))
 
 
-def losses(data: squad.Dataset, steps: int, name: str, backwards: bool = False) -> np.ndarray:
-    options = parse_options(["--precision", "bf16", "--output", tempfile.gettempdir()], "").options
-    torch.manual_seed(options.seed)
-    device, dtype = torch.device("cpu"), torch.bfloat16
-    model = train.prepare_model(options).train()
-    minibert.store_frozen_as(dtype, model)
-    run = train.Run(options, Path(options.output), model, device, dtype, data, None, minibert.Processes())
-    optimizer = minibert.make_optimizer(model, options.weight_decay)
+def make_plain(model: nn.Module) -> None:
+    """Replace the fast paths of this model, which is trained with LoRA, by the plain formulas."""
+    for name, layer in list(lora.lora_layers(model)):
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, PlainLoRA(layer))
+    for layer in model.bert.layers:
+        layer.__class__ = PlainLayer
+
+
+def plain_step(run: train.Run, window_ids: np.ndarray, optimizer, lr: float) -> float:
+    """train.training_step in one pass, without a scaler."""
+    batch = squad.collate(run.train.windows, window_ids, multiple=1)
+    with minirun.autocast(run.device, run.dtype):
+        logits = run.model(batch.input_ids, batch.token_type_ids, batch.attention_mask)
+    loss = squad.span_loss(*logits, batch.start_positions, batch.end_positions, batch.span_mask)
+    loss.backward()
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    nn.utils.clip_grad_norm_(run.model.parameters(), run.options.max_grad_norm)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return float(loss)
+
+
+def losses(data: squad.Dataset, options: train.Options, steps: int, name: str) -> np.ndarray:
+    """The losses of the first steps. name: `fast`, `plain` or `plain, reversed`."""
+    run = our_run(data, options, torch.device("cpu"))
+    if name != "fast":
+        make_plain(run.model)
+    optimizer, found = train.make_optimizer(run.model, options.weight_decay), []
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     batches = squad.training_batches(data.windows.lengths, options.batch_size, options.seed, 0)[:steps]
-    found = []
-    for step, rows in enumerate(tqdm(batches, desc=name)):
-        rate = options.learning_rate * minibert.schedule(step, steps, options.warmup)
-        loss, _ = train.training_step(run, model, data, rows[::-1] if backwards else rows, optimizer, scaler, rate)
-        found.append(float(loss))
+    for step, ids in enumerate(tqdm(batches, desc=name)):
+        lr = options.learning_rate * train.schedule(step, steps, options.warmup)
+        if name == "fast":
+            found.append(float(train.training_step(run, run.model, ids, optimizer, scaler, lr)[0]))
+        else:
+            found.append(plain_step(run, ids[::-1] if name.endswith("reversed") else ids, optimizer, lr))
     return np.array(found)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=200)
-    options = parser.parse_args()
-    logging.getLogger("minibert").setLevel(logging.ERROR)
-    minibert.keep_freed_memory()
-    data = load_windows()
-    fast = losses(data, options.steps, "fast")
-    with ExitStack() as replaced:
-        replaced.enter_context(patch("lora.linear.lora_linear", plain_lora))
-        replaced.enter_context(patch("minibert.model.attention", plain_attention))
-        replaced.enter_context(patch("squad.batches.MULTIPLE", 1))
-        replaced.enter_context(patch("squad.forward_passes", lambda lengths, *_: [np.arange(len(lengths))]))
-        plain = losses(data, options.steps, "plain")
-        noisy = losses(data, options.steps, "plain, reversed", backwards=True)
+    steps = parser.parse_args().steps
+    data, options = load_windows(), train.Options(precision="bf16")
+    found = {name: losses(data, options, steps, name) for name in ("fast", "plain", "plain, reversed")}
     print("| difference of the loss | mean | largest | mean of the last tenth |\n| --- | --- | --- | --- |")
-    for name, a, b in (("fast and plain", fast, plain), ("plain and plain, reversed", plain, noisy)):
-        d = np.abs(a - b)
-        print(f"| {name} | {d.mean():.4f} | {d.max():.4f} | {d[-len(d) // 10 :].mean():.4f} |")
-    print("mean loss of the last tenth: " + ", ".join(f"{x[-len(x) // 10 :].mean():.4f}" for x in (fast, plain, noisy)))
+    for one, other in (("fast", "plain"), ("plain", "plain, reversed")):
+        d = np.abs(found[one] - found[other])
+        print(f"| {one} and {other} | {d.mean():.4f} | {d.max():.4f} | {d[-len(d) // 10 :].mean():.4f} |")
+    print("mean loss of the last tenth: " + ", ".join(f"{x[-len(x) // 10 :].mean():.4f}" for x in found.values()))
 
 
 if __name__ == "__main__":

@@ -1,25 +1,25 @@
 """The two sides of a training comparison: train.py's own step, and transformers + PEFT in the loop of run_qa.
 
 Each side works in a process of its own, so that neither profits from the other's settings; while one works the other
-waits. Both train the same windows with LoRA rank 8 on query and value, AdamW and clipping.
+waits. Both train on the same windows with LoRA rank 8 on query and value, AdamW and clipping.
 """
 
-import logging
-import multiprocessing
 import resource
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
 import minibert
+import minirun
 import squad
 import train
 from bench.machine import wait
-from options import parse_options
+from minihub import find_model
 
 BERT_BASE = {
     "vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
@@ -40,51 +40,30 @@ class Setup:
     device: str = "cpu"
 
 
-class Worker:
-    """A process that trains one setup when asked to; `close` ends it."""
+def prepare(setup: Setup) -> Callable[[list[int]], tuple[float, int]]:
+    """For a Worker: window numbers -> seconds of training on them once, and the peak memory in bytes.
 
-    def __init__(self, setup: Setup):
-        context = multiprocessing.get_context("spawn")
-        self.pipe, end = context.Pipe()
-        self.process = context.Process(target=work, args=(asdict(setup), end), daemon=True)
-        self.process.start()
-        end.close()  # so that the worker sees the end of the pipe when this process is gone
-        self.pipe.recv()  # it is ready, and quiet
-
-    def train(self, rows: list[int]) -> tuple[float, int]:
-        """Seconds for one pass over these windows, and the most bytes ever held: on a GPU by tensors, else by all."""
-        self.pipe.send(rows)
-        return self.pipe.recv()
-
-    def close(self) -> None:
-        self.pipe.close()
-        self.process.join()
-
-
-def work(setup: dict, pipe) -> None:
-    """What a Worker's process does: build, take the longest batch for all the memory it needs, obey."""
-    setup = Setup(**setup)
+    The memory is that of tensors on a GPU, else that of the process.
+    """
     data, device = load_windows(), torch.device(setup.device)
     build = {"ours": build_ours, "theirs": build_theirs}[setup.side]
     steps = build(data, setup, device)
-    steps(np.argsort(-data.windows.lengths)[: setup.batch])
-    pipe.send(None)
-    while True:
-        try:
-            rows = pipe.recv()
-        except EOFError:
-            return
+    steps(np.argsort(-data.windows.lengths)[: setup.batch])  # the longest batch takes all memory that will be needed
+
+    def train_on(window_ids: list[int]) -> tuple[float, int]:
         wait(device)
         start = time.perf_counter()
-        steps(np.array(rows, np.int64))
+        steps(np.array(window_ids, np.int64))
         wait(device)
         seconds = time.perf_counter() - start
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        pipe.send((seconds, torch.cuda.max_memory_allocated() if device.type == "cuda" else peak))
+        return seconds, torch.cuda.max_memory_allocated() if device.type == "cuda" else peak
+
+    return train_on
 
 
 def load_windows() -> squad.Dataset:
-    return squad.load_dataset(train.DATA / "train.json.gz", minibert.load_tokenizer("minilm"))
+    return squad.load_dataset(squad.find_data("excerpt", "train"), minibert.load_tokenizer("minilm"))
 
 
 def random_bert_base(folder: Path) -> Path:
@@ -95,23 +74,30 @@ def random_bert_base(folder: Path) -> Path:
     return folder
 
 
+def our_run(data: squad.Dataset, options: train.Options, device: torch.device) -> train.Run:
+    """What train.py's own step takes, for training on `data`."""
+    minirun.keep_freed_memory()
+    torch.manual_seed(options.seed)
+    model = train.load_pretrained(options).train().to(device)
+    dtype = minirun.choose_precision(options.precision, device)
+    minirun.store_frozen_as(dtype, model)
+    folder, alone = Path(tempfile.gettempdir()), minirun.Processes()
+    return train.Run(options, folder, model, None, data, None, {}, {}, device, dtype, alone)
+
+
 def build_ours(data: squad.Dataset, setup: Setup, device: torch.device):
     """A function of window numbers that takes train.py's own steps."""
-    logging.getLogger("minibert").setLevel(logging.ERROR)
-    flags = ["--model", setup.model, "--lora-targets", "attention", "--precision", setup.precision]
-    flags += ["--batch-size", str(setup.batch), "--dropout", str(setup.dropout), "--output", tempfile.gettempdir()]
-    options = parse_options(flags, "").options
-    minibert.keep_freed_memory()
-    model = train.prepare_model(options).train().to(device)
-    dtype = minibert.choose_precision(setup.precision, device)
-    minibert.store_frozen_as(dtype, model)
-    run = train.Run(options, Path(options.output), model, device, dtype, data, None, minibert.Processes())
-    optimizer = minibert.make_optimizer(model, options.weight_decay)
+    options = train.Options(
+        model=setup.model, lora_targets="attention", precision=setup.precision, batch_size=setup.batch,
+        dropout=setup.dropout,
+    )  # fmt: skip
+    run = our_run(data, options, device)
+    optimizer = train.make_optimizer(run.model, options.weight_decay)
     scaler = torch.amp.GradScaler(device.type, enabled=False)
 
-    def steps(rows: np.ndarray) -> None:
-        for batch in squad.training_batches(data.windows.lengths[rows], setup.batch, seed=0, epoch=0):
-            train.training_step(run, model, data, rows[batch], optimizer, scaler, 1e-3)
+    def steps(window_ids: np.ndarray) -> None:
+        for batch in squad.training_batches(data.windows.lengths[window_ids], setup.batch, seed=0, epoch=0):
+            train.training_step(run, run.model, window_ids[batch], optimizer, scaler, 1e-3)
 
     return steps
 
@@ -124,7 +110,7 @@ def build_theirs(data: squad.Dataset, setup: Setup, device: torch.device):
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    folder = minibert.find_model(setup.model)
+    folder = find_model(setup.model)
     rates = {"hidden_dropout_prob": setup.dropout, "attention_probs_dropout_prob": setup.dropout}
     model = AutoModelForQuestionAnswering.from_pretrained(folder, **rates)
     config = LoraConfig(task_type="QUESTION_ANS", r=8, lora_alpha=16, target_modules=["query", "value"])
@@ -132,13 +118,11 @@ def build_theirs(data: squad.Dataset, setup: Setup, device: torch.device):
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-3)
 
-    def steps(rows: np.ndarray) -> None:
-        for at in range(0, len(rows), setup.batch):
-            batch = squad.collate(data.windows, rows[at : at + setup.batch])
-            # to the longest exactly, not to a multiple as ours are, and then to pad_to
-            T = int(batch.attention_mask.sum(1).max())
-            padding = (0, max(0, setup.pad_to - T))
-            inputs = [torch.nn.functional.pad(x[:, :T], padding).to(device) for x in batch[:3]]
+    def steps(window_ids: np.ndarray) -> None:
+        for at in range(0, len(window_ids), setup.batch):
+            batch = squad.collate(data.windows, window_ids[at : at + setup.batch], multiple=1)
+            padding = (0, max(0, setup.pad_to - batch.input_ids.size(1)))
+            inputs = [torch.nn.functional.pad(x, padding).to(device) for x in batch[:3]]
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=setup.precision == "bf16"):
                 loss = model(
                     input_ids=inputs[0], token_type_ids=inputs[1], attention_mask=inputs[2],
@@ -155,9 +139,10 @@ def build_theirs(data: squad.Dataset, setup: Setup, device: torch.device):
 def training_flops(config: minibert.BertConfig, lengths: np.ndarray, rank: int = 8) -> float:
     """FLOPs of one training pass over windows of these lengths: real tokens only, LoRA on query and value.
 
-    A product costs 2 FLOPs per weight and token forward, as much for its input's gradient, and as much for its
-    weights' if they train. Below the first adapter no gradient is needed: layer 0's query, key and value get none
-    for their input, and its keys none at all. Scores and weighted sums cost 4 T H a token, and twice that backward.
+    A product costs 2 FLOPs per weight and token in the forward pass, as many for the gradient of its input, and as many
+    for that of its weights if they train. Below the first adapter no gradient is needed: layer 0's query, key and value
+    get none for their input, and its keys none at all. Scores and weighted sums cost 4 T H per token, and twice that in
+    the backward pass.
     """
     H, I, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
     tokens, squares = float(lengths.sum()), float((lengths.astype(float) ** 2).sum())

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-import minibert
+from minihub import write_json
 
 MARKS = {True: "met", False: "missed", None: ""}
 
 
 def row(work: str, goal: str, measured: str, met: bool | None, **figures) -> dict:
-    """A line of the table; met None: there was no goal, or nothing to measure it with. figures go to the JSON only."""
+    """A line of the table. met: None without a goal or a measurement. figures: for the JSON only."""
     print(f"{work}: {measured} (goal {goal})", flush=True)
     return {"work": work, "goal": goal, "measured": measured, "met": met, **figures}
 
@@ -24,7 +24,7 @@ def markdown(report: dict) -> str:
 
 
 def write(report: dict, file: Path) -> None:
-    """As JSON in `file`, as Markdown beside it."""
+    """Write JSON to `file` and Markdown beside it."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    minibert.write_json(file, report)
+    write_json(file, report)
     file.with_suffix(".md").write_text(markdown(report) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Rank, targets and learning rate of LoRA, at equal steps on the same questions."""
+"""Rank, targets and learning rate of LoRA, with equal steps on the same questions."""
 
 import itertools
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
         f"{options.questions} questions of {Path(options.train).name}, one pass; chosen by "
         f"{common.judged_by(best['held'])} on {options.held} questions of held-out articles: rank {best['rank']}, "
         f"{best['targets']}, rate {best['learning_rate']:g}. "
-        f"{Path(options.dev).name} was scored once a row, at the threshold of the held-out part where there is one."
+        f"{Path(options.dev).name} was scored once per row, at the threshold of the held-out part if there is one."
     )
     common.report(options.output, "LoRA by rank, targets and learning rate", rows, COLUMNS, notes)
     common.draw(options.output / "ablate.png", lambda axes: plot(axes, rows), size=(8.5, 4.5))
@@ -67,17 +67,17 @@ COLUMNS = {
     "rate": lambda r: f"{r['learning_rate']:g}",
     "trained": lambda r: f"{r['parameters']:,} ({r['share']:.2%})",
     "held-out F1": lambda r: f"{common.held_f1(r['held']):.2f}",
-    "spans' F1": lambda r: f"{common.has_answer_f1(r['held']):.2f}",
+    "HasAns F1, always answering": lambda r: f"{common.has_answer_f1(r['held']):.2f}",
     "dev EM": lambda r: common.with_interval(r["dev"], "exact"),
     "dev F1": lambda r: common.with_interval(r["dev"], "f1"),
-    "dev spans' F1": lambda r: f"{common.has_answer_f1(r['dev']):.2f}",
+    "dev HasAns F1, always answering": lambda r: f"{common.has_answer_f1(r['dev']):.2f}",
     "seconds": lambda r: f"{r['seconds']:.0f}",
     "GiB": lambda r: f"{r['peak_memory'] / 2**30:.2f}",
 }
 
 
 def plot(axes, rows: list[dict]) -> None:
-    """Spans' F1 on dev against the rank: a colour for each kind of targets, a style of line for each rate."""
+    """HasAns F1 on dev, always answering, against the rank: colours for targets, line styles for rates."""
     kinds, rates = (sorted({row[name] for row in rows}) for name in ("targets", "learning_rate"))
     styles = zip(itertools.cycle((":", "-", "--")), rates, strict=False)
     for (color, targets), (style, rate) in itertools.product(enumerate(kinds), styles):

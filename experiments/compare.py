@@ -1,4 +1,4 @@
-"""LoRA against full fine-tuning, each at its own best learning rate, on the same questions for as many epochs."""
+"""LoRA against full fine-tuning, each at its best learning rate, on the same questions for the same epochs."""
 
 import json
 import statistics
@@ -8,9 +8,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-import answer
 import squad
 from experiments import common
+from minibert import qa
 
 # kind -> the flags that make it, and its learning rates
 KINDS = {
@@ -44,8 +44,8 @@ def main(argv: Sequence[str]) -> int:
     notes = (
         f"{options.questions} questions of {Path(options.train).name}, {options.epochs} epochs. Each rate was chosen "
         f"by {common.judged_by(rows[0]['metrics'])} on {options.held} questions of held-out articles: {others}. "
-        f"{Path(options.dev).name} was scored once a row. Latency: the median of 40 single questions on a text of 130 "
-        "tokens, in float32."
+        f"{Path(options.dev).name} was scored once per row. Latency: the median of 40 single questions on a text of "
+        "130 tokens, in float32."
     )
     common.report(options.output, "LoRA against full fine-tuning", rows, COLUMNS, notes)
     common.draw(options.output / "compare.png", lambda axes: plot(axes, list(runs.values()), rows))
@@ -66,15 +66,15 @@ def losses(folder: Path) -> list[dict]:
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of the file to be kept: the adapter's, or the model's."""
+    """Bytes of the saved weights: the adapter's, or the model's."""
     return sum(path.stat().st_size for part in ("adapter", "model") for path in (folder / part).glob("*.safetensors"))
 
 
 def latency(folder: Path) -> dict[str, float]:
-    """Milliseconds for one question, by form: a full model; an adapter merged away, or beside its base."""
+    """Milliseconds for one question, by form: a full model or a merged adapter, and an adapter beside its base."""
     found = {}
     for form in ("merged", "unmerged") if (folder / "adapter").exists() else ("merged",):
-        model, tokenizer, settings = answer.load_model(folder, merged=form == "merged")
+        model, tokenizer, settings = qa.load_model(folder, merged=form == "merged")
         found[form] = _milliseconds(squad.Reader(model, tokenizer, **settings))
     return found
 
@@ -96,7 +96,7 @@ COLUMNS = {
     "held-out loss by epoch": lambda r: ", ".join(f"{x['held']:.3f}" for x in r["losses"]),
     "dev EM": lambda r: common.with_interval(r["dev"], "exact"),
     "dev F1": lambda r: common.with_interval(r["dev"], "f1"),
-    "dev spans' F1": lambda r: f"{common.has_answer_f1(r['dev']):.2f}",
+    "dev HasAns F1, always answering": lambda r: f"{common.has_answer_f1(r['dev']):.2f}",
     "seconds": lambda r: f"{r['seconds']:.0f}",
     "peak GiB": lambda r: f"{r['peak_memory'] / 2**30:.2f}",
     "file MB": lambda r: f"{r['bytes'] / 1e6:.1f}",
@@ -105,7 +105,7 @@ COLUMNS = {
 
 
 def plot(axes, runs: list[dict], chosen: list[dict]) -> None:
-    """Loss by epoch of every run; the chosen ones drawn full, training dashed."""
+    """Loss by epoch of every run: held-out articles as full lines, training dashed; the chosen runs stronger."""
     best = {row["folder"] for row in chosen}
     for run in runs:
         color = "tab:blue" if run["kind"] == "LoRA" else "tab:red"

@@ -1,9 +1,8 @@
-"""Static, dynamic and like-length batches: the same windows, the same step, another way to put them together."""
+"""Static, dynamic and like-length batches: the same windows and the same step, batched in three ways."""
 
 import resource
 import time
-from collections.abc import Sequence
-from multiprocessing import get_context
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,10 @@ from tqdm import tqdm
 
 import lora
 import minibert
+import minirun
 import squad
+import train
+from bench.worker import Worker
 from experiments import common
 
 WAYS = {
@@ -30,7 +32,8 @@ def main(argv: Sequence[str]) -> int:
     )
     options = parser.parse_args(argv)
     common.prepare_data(options, may_change=("batch_size", "passes"))
-    workers = {way: Worker(way, options.output / "fit.json", options.batch_size) for way in WAYS}
+    file = str(options.output / "fit.json")
+    workers = {way: Worker(prepare, way, file, options.batch_size) for way in WAYS}
     times: dict[str, list[float]] = {way: [] for way in WAYS}
     for _ in tqdm(range(options.passes), desc="padding", unit="pass"):
         for way, worker in workers.items():
@@ -44,67 +47,39 @@ def main(argv: Sequence[str]) -> int:
         worker.close()
     notes = (
         f"{rows[0]['windows']:,} windows of {Path(options.train).name}, LoRA rank 8, batches of {options.batch_size}, "
-        f"each way a process of its own, in turn, median of {options.passes} "
-        "passes. Waste: the share of a batch's positions that is padding."
+        f"each way in a process of its own, in turn, the median of {options.passes} passes. Waste: the share of all "
+        "positions that is padding."
     )
     common.report(options.output, "Three ways to batch", rows, COLUMNS, notes)
     common.draw(options.output / "padding.png", lambda axes: plot(axes, rows), size=(6, 2.5))
     return 0
 
 
-class Worker:
-    """A process that trains in one way when asked to, and waits while others do."""
-
-    def __init__(self, way: str, data: Path, batch_size: int):
-        context = get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=work, args=(way, str(data), batch_size, theirs), daemon=True)
-        self.process.start()
-        theirs.close()
-        self._receive()
-
-    def ask(self, what: str) -> tuple:
-        self.pipe.send(what)
-        return self._receive()
-
-    def _receive(self):
-        try:
-            return self.pipe.recv()
-        except EOFError as error:
-            raise ValueError("a process that trained has ended; its own words stand above") from error
-
-    def close(self) -> None:
-        self.pipe.close()
-        self.process.join()
-
-
-def work(way: str, path: str, batch_size: int, pipe) -> None:
-    """`pass` -> (seconds,) of a training pass over all windows; `figures` -> waste, windows, peak bytes."""
-    minibert.keep_freed_memory()
+def prepare(way: str, path: str, batch_size: int) -> Callable[[str], tuple]:
+    """For a Worker: `pass` -> (seconds,) of training on all windows once; `figures` -> waste, windows, peak bytes."""
+    minirun.keep_freed_memory()
     torch.manual_seed(0)
     data = squad.load_dataset(path, minibert.load_tokenizer("minilm"))
-    model = minibert.load_pretrained("minilm", dropout=0.0, head="later")
-    lora.add_lora(model, 8, 16, targets="all")
-    dtype = minibert.choose_precision("auto", torch.device("cpu"))
-    minibert.store_frozen_as(dtype, model.train())
-    optimizer = minibert.make_optimizer(model, 0.01)
-    batches = make_batches(way, data.windows.lengths, batch_size)
+    model = minibert.load_pretrained("minilm", dropout=0.0, missing_head="allow")
+    lora.add_lora(model, 8, 16, head="qa_outputs")
+    dtype = minirun.choose_precision("auto", torch.device("cpu"))
+    minirun.store_frozen_as(dtype, model.train())
+    optimizer = train.make_optimizer(model, 0.01)
+    lengths = data.windows.lengths
+    batches = make_batches(way, lengths, batch_size)
     longest = data.windows.max_length if way == "static" else 0
-    step(model, optimizer, dtype, data, max(batches, key=lambda rows: data.windows.lengths[rows].max()), longest)
-    pipe.send(None)
-    while True:
-        try:
-            asked = pipe.recv()
-        except EOFError:
-            return
+    step(model, optimizer, dtype, data, max(batches, key=lambda ids: lengths[ids].max()), longest)  # takes all memory
+
+    def answer(asked: str) -> tuple:
         if asked == "figures":
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-            pipe.send((waste(data.windows, batches, longest), len(data.windows), memory))
-            continue
+            return waste(data.windows, batches, longest), len(data.windows), memory
         began = time.perf_counter()
-        for rows in batches:
-            step(model, optimizer, dtype, data, rows, longest)
-        pipe.send((time.perf_counter() - began,))
+        for window_ids in batches:
+            step(model, optimizer, dtype, data, window_ids, longest)
+        return (time.perf_counter() - began,)
+
+    return answer
 
 
 def make_batches(way: str, lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
@@ -116,22 +91,22 @@ def make_batches(way: str, lengths: np.ndarray, batch_size: int) -> list[np.ndar
 
 
 def waste(windows: squad.Windows, batches: Sequence[np.ndarray], longest: int) -> float:
-    """The share of all positions that is padding. longest: what every window is padded to; 0: to its batch's length."""
+    """The share of all positions that is padding. longest: length that all windows are padded to; 0: by batch."""
     if not longest:
         return squad.padding_waste(windows, list(batches))
     return 1 - int(windows.lengths.sum()) / (longest * len(windows))
 
 
 def padded(batch: squad.Batch, length: int) -> squad.Batch:
-    """The same batch with T = `length` where it is shorter. Padding's own id does not matter under the mask."""
+    """The same batch, padded to T = `length` if it is shorter. The id of the padding does not matter under the mask."""
     more = max(0, length - batch.input_ids.shape[1])
     fields = {k: torch.nn.functional.pad(t, (0, more)) for k, t in batch._asdict().items() if t.dim() == 2}
     return batch._replace(**fields)
 
 
-def step(model, optimizer, dtype: torch.dtype, data: squad.Dataset, rows: np.ndarray, longest: int) -> None:
-    batch = padded(squad.collate(data.windows, rows), longest)
-    with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+def step(model, optimizer, dtype: torch.dtype, data: squad.Dataset, window_ids: np.ndarray, longest: int) -> None:
+    batch = padded(squad.collate(data.windows, window_ids), longest)
+    with minirun.autocast(torch.device("cpu"), dtype):
         logits = model(batch.input_ids, batch.token_type_ids, batch.attention_mask)
     squad.span_loss(*logits, batch.start_positions, batch.end_positions, batch.span_mask).backward()
     optimizer.step()

@@ -1,8 +1,8 @@
-"""A Bayesian search of train.py's flags: Optuna's TPE proposes, its median pruner stops what lags behind.
+"""A Bayesian search over train.py's flags: Optuna's TPE proposes, its median pruner stops what lags behind.
 
-Each trial is a run of train.py in a process of its own, judged by the cross-fitted F1 on held-out train articles;
-that after each epoch is reported, and a pruned run is sent SIGTERM. The study lies in SQLite: stopped, it goes on
-with the next trial, and the same command in a second terminal takes part.
+Each trial is a run of train.py in a process of its own. It is judged by the cross-fitted F1 on held-out train articles,
+reported after each epoch; a pruned run is sent SIGTERM. The study is kept in SQLite: after a stop it continues with the
+next trial, and the same command in a second terminal takes part in it.
 """
 
 import json
@@ -15,11 +15,11 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-import minibert
 from experiments import common
+from minihub import read_object
 
 FINISHED = "COMPLETE"
-HEARTBEAT = 5  # seconds; a trial without one for twice as long was killed
+HEARTBEAT = 5  # seconds; a trial without one for twice as long counts as killed
 
 
 def main(argv: Sequence[str]) -> int:
@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     optuna = import_optuna()
     space = read_space(options.space)
-    options.searched = json.dumps(space)  # so that another space is told from this one
+    options.searched = json.dumps(space)  # so that another space counts as another experiment
     common.free_flags(["--train", "--dev", "--epochs", *(f"--{flag}" for flag in space)], options.flags)
     data = common.prepare_data(options, may_change=("trials", "space"))
     study = open_study(optuna, options.output)
@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def open_study(optuna, folder: Path):
-    """The study in this folder; made by the first process that comes, with random numbers of its own."""
+    """The study in this folder; the first process creates it and seeds its random numbers."""
     database = folder / "study.db"
     with common.alone(folder):
         seed = None if database.exists() else 0
@@ -58,7 +58,7 @@ def open_study(optuna, folder: Path):
 
 
 def trials_left(optuna, study, trials: int) -> bool:
-    """Whether another trial is wanted; those of other processes count, those stopped or killed do not.
+    """Whether another trial is needed; those of other processes count, those stopped or killed do not.
 
     Raises ValueError when train.py failed in three of them.
     """
@@ -79,13 +79,13 @@ def import_optuna():
         import optuna
     except ImportError as error:
         raise ValueError("the sweep needs Optuna: pip install -e '.[sweep]'") from error
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # tell() says what became of a trial
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # tell() prints the result of a trial
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of heartbeats and PED-ANOVA
     return optuna
 
 
 def read_space(path: Path) -> dict[str, dict]:
-    """The search space, checked. Raises ValueError for what is no range (low, high, log) and no choices."""
+    """The search space. Raises ValueError for an entry that is neither a range (low, high, log) nor choices."""
     try:
         space = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -98,7 +98,7 @@ def read_space(path: Path) -> dict[str, dict]:
 
 
 def proposed(trial, space: dict[str, dict]) -> dict[str, float | int | str]:
-    """What this trial tries: flag -> value. A range between whole numbers gives whole numbers."""
+    """The flags and values that this trial tries. A range between whole numbers gives whole numbers."""
     values = {}
     for flag, where in space.items():
         if "choices" in where:
@@ -117,7 +117,7 @@ def flags_of(values: dict) -> list[str]:
 
 
 def objective(trial, space: dict[str, dict], data: list[str], options) -> float:
-    """`run_trial`, whose mistakes are kept: so that they are told from a trial that was stopped."""
+    """`run_trial`, keeping its error, which tells a failed trial from one that was stopped."""
     try:
         return run_trial(trial, space, data, options)
     except ValueError as error:
@@ -133,7 +133,7 @@ def run_trial(trial, space: dict[str, dict], data: list[str], options) -> float:
     folder = options.output / f"trial-{trial.number}"
     flags = [*data, "--epochs", str(options.epochs), *flags_of(values), *options.flags]
     command = [sys.executable, str(common.ROOT / "train.py"), *flags, "--output", str(folder)]
-    with common.words_of(folder).open("ab") as output:
+    with common.output_of(folder).open("ab") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
     try:
         for number, f1 in evaluations(folder, process):
@@ -145,8 +145,8 @@ def run_trial(trial, space: dict[str, dict], data: list[str], options) -> float:
             process.send_signal(signal.SIGTERM)
         process.wait()
     if process.returncode:
-        raise ValueError(common.last_words(process.returncode, folder))
-    return common.held_f1(minibert.read_json(folder / "metrics.json"))
+        raise ValueError(common.last_output(process.returncode, folder))
+    return common.held_f1(read_object(folder / "metrics.json"))
 
 
 def evaluations(folder: Path, process: subprocess.Popen):
@@ -173,14 +173,14 @@ def finish(optuna, study, options, data: list[str]) -> None:
     ]
     best = study.best_trial
     folder = options.output / f"trial-{best.number}"
-    held, dev = minibert.read_json(folder / "metrics.json"), common.scored(folder, options.dev)
+    held, dev = read_object(folder / "metrics.json"), common.scored(folder, options.dev)
     weights = importances(optuna, study)
-    told = ", ".join(f"{flag} {weight:.0%}" for flag, weight in weights.items()) or "too few finished trials to tell"
+    listed = ", ".join(f"{flag} {weight:.0%}" for flag, weight in weights.items()) or "too few finished trials to tell"
     command = ["python train.py", *flags_of(best.params), "--epochs", str(options.epochs), *options.flags]
     notes = (
         f"{options.questions} questions of {Path(options.train).name}, {options.epochs} epochs, judged by "
         f"{common.judged_by(held)} on {options.held} questions of held-out articles. Best: trial {best.number}. "
-        f"Importances (PED-ANOVA): {told}. {Path(options.dev).name}, scored once for the best: EM "
+        f"Importances (PED-ANOVA): {listed}. {Path(options.dev).name}, scored once for the best: EM "
         f"{common.with_interval(dev, 'exact')}, F1 {common.with_interval(dev, 'f1')}.\n\n    {' '.join(command)}"
     )
     names = [name for name in rows[0] if name not in ("number", "state", "f1", "seconds")]
@@ -197,7 +197,7 @@ def finish(optuna, study, options, data: list[str]) -> None:
 
 
 def importances(optuna, study) -> dict[str, float]:
-    """How much of the spread of F1 each flag explains; {} where too few trials were finished."""
+    """How much of the variation of F1 each flag explains; {} when too few trials have finished."""
     finished = [t for t in study.trials if t.state.name == FINISHED]
     if len(finished) < 4 or len({t.value for t in finished}) < 2:
         return {}
@@ -206,7 +206,7 @@ def importances(optuna, study) -> dict[str, float]:
 
 
 def plot(history, bars, rows: list[dict], weights: dict[str, float]) -> None:
-    """History: every finished trial and the best so far. Beside it the importances."""
+    """Every finished trial and the best so far; beside them the importances."""
     finished = [row for row in rows if row["state"] == FINISHED]
     best = [max(row["f1"] for row in finished[: i + 1]) for i in range(len(finished))]
     numbers = [row["number"] for row in finished]

@@ -1,7 +1,7 @@
 """Adapters on disk in PEFT's layout: adapter_config.json and adapter_model.safetensors, without the peft package.
 
-A LoRA matrix is stored as `base_model.model.<module>.lora_A.weight`, a fully trained parameter (the QA head)
-as `base_model.model.<module>.weight`, where <module> is the name the base checkpoint gives to the module.
+A LoRA matrix is stored as `base_model.model.<module>.lora_A.weight`, a parameter that is trained in full (a QA head) as
+`base_model.model.<module>.weight`, where <module> is the name that the base checkpoint gives to the module.
 """
 
 import json
@@ -17,93 +17,101 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lora.inject import HEAD, freeze, lora_layers, wrap
+from lora.inject import freeze, lora_layers, wrap
 from lora.linear import LoRALinear
+from minihub import all_finite, read_object
 
 PREFIX = "base_model.model."
-# Fields of adapter_config.json that say nothing about how the stored tensors act on the base.
+# Fields of adapter_config.json that do not change how the stored tensors act on the base.
 NEUTRAL = {
     "auto_mapping", "base_model_name_or_path", "inference_mode", "init_lora_weights", "modules_to_save",
     "peft_version", "qalora_group_size", "revision", "target_modules", "exclude_modules", "task_type",
     "layers_to_transform", "layers_pattern", "megatron_core", "r", "rank_pattern",
 }  # fmt: skip
-
-LARGEST_CONFIG = 2**24  # bytes read of adapter_config.json: what is longer is cut, and no JSON then
+READ = {"peft_type", "bias", "lora_alpha", "alpha_pattern", "lora_dropout", "use_rslora"}
 
 log = logging.getLogger("lora")
 
 
 class AdapterError(ValueError):
-    """An adapter that cannot be used on this model; the message says what to do."""
+    """An adapter cannot be used on this model; the message says why."""
 
 
 def save_adapter(
-    model: nn.Module, folder: str | Path, names: Mapping[str, str], base_model: str | None = None, revision: str = ""
+    model: nn.Module,
+    folder: str | Path,
+    names: Mapping[str, str],
+    task_type: str | None = None,
+    base_model: str | None = None,
+    revision: str = "",
 ) -> None:
     """Write what trains (`requires_grad`) as a PEFT adapter.
 
     Args:
         names: our module names -> those of the base checkpoint (`minibert.checkpoint_names(config)`).
+        task_type: PEFT's name for the task, such as QUESTION_ANS; it decides what PEFT wraps around the base.
         base_model, revision: of the base, kept in the file for whoever loads it.
+    Raises ValueError when the model has no LoRA layers.
     """
     layers = dict(lora_layers(model))
     if not layers:
         raise ValueError("the model has no LoRA layers: add_lora() first, or save the whole model")
-    state = {
-        PREFIX + _stored_key(key, names): parameter.detach().cpu().contiguous()
-        for key, parameter in model.named_parameters()
-        if parameter.requires_grad
+    trained = {key: parameter for key, parameter in model.named_parameters() if parameter.requires_grad}
+    state = {PREFIX + _stored_key(key, names): p.detach().cpu().contiguous() for key, p in trained.items()}
+    in_full = {key.rpartition(".")[0] for key in trained} - layers.keys()
+    config = {
+        "peft_type": "LORA",
+        "task_type": task_type,
+        **_layer_fields({names[name]: layer for name, layer in layers.items()}, names),
+        "modules_to_save": sorted(names[name] for name in in_full) or None,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "use_rslora": False,
+        "use_dora": False,
+        "inference_mode": True,
+        "base_model_name_or_path": base_model,
+        "revision": revision or None,
     }
-    config = _config({names[name]: layer for name, layer in layers.items()}, names)
-    config |= {"base_model_name_or_path": base_model, "revision": revision or None}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def _config(layers: Mapping[str, LoRALinear], names: Mapping[str, str]) -> dict:
-    """adapter_config.json for these layers, given by stored name: the commonest r and alpha, the rest as patterns."""
+def _layer_fields(layers: Mapping[str, LoRALinear], names: Mapping[str, str]) -> dict:
+    """The fields about these layers, given by stored name: the commonest r and alpha, the others as patterns."""
     ranks = {name: layer.rank for name, layer in layers.items()}
     alphas = {name: layer.alpha for name, layer in layers.items()}
     r, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
-    # the part of the names that all layers share keeps the list short, if it names no layer that is not wrapped
+    # The name within a layer keeps the list short, unless it also matches a module that is not wrapped.
     targets = sorted({re.split(r"\.\d+\.", name)[-1] for name in layers})
-    hit = {name for name in names.values() if any(name == t or name.endswith("." + t) for t in targets)}
+    matched = {name for name in names.values() if any(name == t or name.endswith("." + t) for t in targets)}
     return {
-        "peft_type": "LORA",
-        "task_type": "QUESTION_ANS",
         "r": r,
         "lora_alpha": alpha,
         "lora_dropout": max(layer.dropout.p for layer in layers.values()),
-        "target_modules": targets if hit == set(layers) else sorted(layers),
+        "target_modules": targets if matched == set(layers) else sorted(layers),
         "rank_pattern": {name: value for name, value in ranks.items() if value != r},
         "alpha_pattern": {name: value for name, value in alphas.items() if value != alpha},
-        "modules_to_save": [HEAD],
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "use_rslora": False,
-        "use_dora": False,
-        "inference_mode": True,
     }
 
 
-def load_adapter(model: nn.Module, folder: str | Path, names: Mapping[str, str]) -> list[str]:
+def load_adapter(model: nn.Module, folder: str | Path, names: Mapping[str, str], head: str | None = None) -> list[str]:
     """Wrap the layers that a PEFT adapter adapts, load it and freeze the rest, as add_lora() does.
 
-    Args: names: as for `save_adapter`. The model must be the adapter's base, without LoRA layers.
-    Returns the dotted names of what was wrapped. When the adapter brings no QA head, a warning on the
-    `lora` logger says so and the model's own stays.
-    Raises AdapterError: unreadable files, an unsupported kind of adapter, or one for another base.
+    Args: names: as for `save_adapter`. head: as for `add_lora`. The model must be the adapter's base, without LoRA
+        layers.
+    Returns the dotted names of the wrapped layers. When the adapter does not hold the head, a warning on the `lora`
+    logger says so and the model keeps its own.
+    Raises AdapterError for unreadable files, an unsupported kind of adapter, or one that was made for another base.
     """
     config, state = _read(Path(folder))
     _check_supported(config)
     ours = {stored: name for name, stored in names.items()}
     modules = dict(model.named_modules())
-    pairs, plain = _sort_tensors(state, ours, modules)
+    pairs, in_full = _sort_tensors(state, ours, modules)
     for name, (A, B) in pairs.items():
-        rank = len(A)
-        alpha = _alpha(config, names[name])
+        rank, alpha = len(A), _alpha(config, names[name])
         # rsLoRA (Kalajdzievski 2023, eq. 4): s = alpha / sqrt(r)
         alpha = alpha * math.sqrt(rank) if config.get("use_rslora") else alpha
         layer = wrap(model, name, rank, alpha, config.get("lora_dropout") or 0.0)
@@ -111,18 +119,19 @@ def load_adapter(model: nn.Module, folder: str | Path, names: Mapping[str, str])
             layer.lora_A.copy_(A)
             layer.lora_B.copy_(B)
     with torch.no_grad():
-        for name, tensor in plain.items():
+        for name, tensor in in_full.items():
             model.get_parameter(name).copy_(tensor)
-    if not any(name.startswith(f"{HEAD}.") for name in plain):
-        log.warning("%s has no QA head: the base model's own is used", folder)
-    freeze(model)
+    if head is not None and not any(name.startswith(f"{head}.") for name in in_full):
+        log.warning("%s does not hold the head %s: the base model's own is used", folder, head)
+    freeze(model, head)
     return list(pairs)
 
 
-def base_of(folder: str | Path) -> tuple[str, str, bool]:
-    """What an adapter needs: its base model's name and revision ("" for none); and whether it brings a QA head.
+def base_of(folder: str | Path) -> tuple[str, str, set[str]]:
+    """What an adapter was made for: its base model's name, the revision ("" for none), and the stored names of the
+    modules that it holds in full.
 
-    Raises AdapterError when its config names no base.
+    Raises AdapterError when it is unreadable or does not name a base.
     """
     config, state = _read(Path(folder))
     base, revision = config.get("base_model_name_or_path"), config.get("revision") or ""
@@ -133,28 +142,25 @@ def base_of(folder: str | Path) -> tuple[str, str, bool]:
         )
     if ".." in Path(base).parts or "\0" in base:
         raise AdapterError(
-            f"{folder}/adapter_config.json: base_model_name_or_path is {base[:60]!r}, which leads out of where it is "
-            "read; expected a hub id, minilm, or the full path of a folder"
+            f"{folder}/adapter_config.json: base_model_name_or_path is {base[:60]!r}, which leads out of the folder; "
+            "expected a hub id, minilm, or the full path of a folder"
         )
-    return base, revision, any(key.startswith(f"{PREFIX}{HEAD}.") for key in state)
+    modules = {key.removeprefix(PREFIX).rpartition(".")[0] for key in state}
+    return base, revision, {name for name in modules if not name.endswith((".lora_A", ".lora_B"))}
 
 
 def _read(folder: Path) -> tuple[dict, dict[str, Tensor]]:
+    config = read_object(folder / "adapter_config.json", AdapterError)
+    path = folder / "adapter_model.safetensors"
     try:
-        with (folder / "adapter_config.json").open("rb") as file:
-            config = json.loads(file.read(LARGEST_CONFIG))
-        state = load_file(folder / "adapter_model.safetensors")
-    except (OSError, ValueError, RecursionError, SafetensorError) as error:
-        raise AdapterError(
-            f"{folder}: not a readable adapter ({error}); expected adapter_config.json and adapter_model.safetensors"
-        ) from error
-    if not isinstance(config, dict):
-        raise AdapterError(f"{folder}/adapter_config.json: holds a {type(config).__name__}, expected an object")
+        state = load_file(path)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise AdapterError(f"{path}: not a readable safetensors file ({error})") from error
     for key, tensor in state.items():
         if not tensor.is_floating_point():
-            raise AdapterError(f"{folder}: {key} is of {tensor.dtype}, expected floating point")
-        if not tensor.sum(dtype=torch.float64).isfinite():
-            raise AdapterError(f"{folder}: {key} holds NaN or infinity, expected finite weights")
+            raise AdapterError(f"{path}: {key} is {tensor.dtype}, expected floating point")
+        if not all_finite(tensor):
+            raise AdapterError(f"{path}: {key} holds NaN or infinity, expected finite weights")
     return config, state
 
 
@@ -163,8 +169,7 @@ def _check_supported(config: dict) -> None:
         raise AdapterError(f"adapter: peft_type is {config.get('peft_type')!r}, only 'LORA' is supported")
     if config.get("bias", "none") != "none":
         raise AdapterError(f"adapter: bias is {config['bias']!r}, only 'none' is supported")
-    understood = NEUTRAL | {"peft_type", "bias", "lora_alpha", "alpha_pattern", "lora_dropout", "use_rslora"}
-    unsupported = sorted(field for field, value in config.items() if value and field not in understood)
+    unsupported = sorted(field for field, value in config.items() if value and field not in NEUTRAL | READ)
     if unsupported:
         shown = ", ".join(f"{field}={config[field]!r}" for field in unsupported)
         raise AdapterError(f"adapter: {shown} not supported, only plain LoRA and rsLoRA are")
@@ -180,30 +185,30 @@ def _check_supported(config: dict) -> None:
 def _sort_tensors(
     state: dict[str, Tensor], ours: Mapping[str, str], modules: Mapping[str, nn.Module]
 ) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, Tensor]]:
-    """Stored tensors -> {module: (A, B)} and {parameter: tensor}, every shape checked against the model."""
+    """Stored tensors -> {module: (A, B)} and {parameter: tensor}; every shape is compared with the model's."""
     matrices: dict[str, dict[str, Tensor]] = {}
-    plain: dict[str, Tensor] = {}
-    strangers = []
+    in_full: dict[str, Tensor] = {}
+    unknown = []
     for key, tensor in state.items():
         match = re.fullmatch(rf"{re.escape(PREFIX)}(.+?)\.(lora_A\.weight|lora_B\.weight|weight|bias)", key)
         name = ours.get(match[1]) if match else None
         if name not in modules:
-            strangers.append(key)
+            unknown.append(key)
         elif match[2].startswith("lora_"):
             matrices.setdefault(name, {})[match[2][:6]] = tensor
         else:
-            plain[f"{name}.{match[2]}"] = tensor
-    if strangers:
-        raise AdapterError(f"adapter: {len(strangers)} tensors fit no layer of this model, the first {strangers[0]!r}: "
+            in_full[f"{name}.{match[2]}"] = tensor
+    if unknown:
+        raise AdapterError(f"adapter: {len(unknown)} tensors fit no layer of this model, the first {unknown[0]!r}: "
                            "it was made for another base model")  # fmt: skip
     if not matrices:
         raise AdapterError("adapter: no lora_A and lora_B in adapter_model.safetensors")
     for name, pair in matrices.items():
         _check_pair(name, pair, modules[name])
-    for name, tensor in plain.items():
+    for name, tensor in in_full.items():
         module, _, parameter = name.rpartition(".")
         _check_shape(name, tensor, getattr(modules[module], parameter).shape)
-    return {name: (pair["lora_A"], pair["lora_B"]) for name, pair in matrices.items()}, plain
+    return {name: (pair["lora_A"], pair["lora_B"]) for name, pair in matrices.items()}, in_full
 
 
 def _check_pair(name: str, pair: dict[str, Tensor], linear: nn.Module) -> None:
@@ -232,11 +237,11 @@ def _stored_key(key: str, names: Mapping[str, str]) -> str:
 def _alpha(config: dict, stored_name: str) -> float:
     """lora_alpha of one layer: that of the first name in alpha_pattern that its name ends in, else the default.
 
-    PEFT takes regular expressions there, and some of those take for ever to match: names are all that is understood.
+    PEFT takes regular expressions there, and matching some of those never ends: only names are accepted.
     """
     for pattern, value in (config.get("alpha_pattern") or {}).items():
         if not re.fullmatch(r"(\w|\\?\.)+", pattern):
-            raise AdapterError(f"adapter: alpha_pattern {pattern[:60]!r} is no plain module name, nothing else is read")
+            raise AdapterError(f"adapter: alpha_pattern {pattern[:60]!r} is not a plain module name")
         name = pattern.replace("\\.", ".")
         if stored_name == name or stored_name.endswith(f".{name}"):
             return value

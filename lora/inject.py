@@ -6,48 +6,49 @@ from torch import nn
 
 from lora.linear import LoRALinear
 
-# What BERT's layers call their linears. The paper adapts query and value only (section 4.2); Dettmers et al.
-# 2023 (QLoRA, section 4) find that every linear is needed to match full fine-tuning.
-TARGETS = {
-    "attention": ("query", "value"),
-    "all": ("query", "key", "value", "attention_output", "intermediate", "output"),
-}
-HEAD = "qa_outputs"  # starts from nothing, so it trains in full beside the adapters
-
 
 def add_lora(
-    model: nn.Module, rank: int, alpha: float, dropout: float = 0.0, targets: str | Sequence[str] = "attention"
+    model: nn.Module,
+    rank: int,
+    alpha: float,
+    dropout: float = 0.0,
+    targets: str | Sequence[str] = "all",
+    head: str | None = None,
 ) -> list[str]:
-    """Wrap the linears named by `targets` in LoRALinear, then freeze all but the updates and the QA head.
+    """Wrap the linear layers named by `targets` in LoRALinear, then freeze all but the updates and the head.
 
     Args:
         rank, alpha, dropout: as for LoRALinear.
-        targets: `attention`, `all`, or names: a linear is wrapped when its dotted name is one of them or
-            ends in one (`query`, `layers.0.output`).
-    Returns the dotted names of what was wrapped.
-    Raises ValueError for a name that matches no linear, the message lists those there are, and for a rank above
-        the smaller side of one.
+        targets: `all` linear layers but the head, which Dettmers et al. 2023 (QLoRA, section 4) found necessary to
+            match full fine-tuning; or names, in a list or separated by commas. A layer is wrapped when its dotted name
+            is one of them or ends in one (`query`, `layers.0.output`). The paper adapts query and value (section 4.2).
+        head: the module that starts from random weights and so is trained in full beside the adapters, such as
+            `qa_outputs`; None when there is none.
+    Returns the dotted names of the wrapped layers.
+    Raises ValueError when a name matches no linear layer (the message lists those there are), and for a rank above the
+    smaller side of a layer; AttributeError when there is no module called `head`.
     """
-    wanted = TARGETS.get(targets, (targets,)) if isinstance(targets, str) else tuple(targets)
-    linears = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and n != HEAD]
-    for target in wanted:
+    if head is not None:
+        model.get_submodule(head)
+    linears = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and n != head]
+    names = [name.strip() for name in targets.split(",")] if isinstance(targets, str) else targets
+    names = linears if names == ["all"] else names
+    for target in names:
         if not any(_matches(name, target) for name in linears):
             there = ", ".join(sorted({name.rpartition(".")[2] for name in linears})) or "none"
-            raise ValueError(
-                f"LoRA target {target!r} matches no linear layer; there are {there} (or give {' or '.join(TARGETS)})"
-            )
-    wrapped = [name for name in linears if any(_matches(name, target) for target in wanted)]
-    smallest = min(min(model.get_submodule(name).weight.shape) for name in wrapped)
+            raise ValueError(f"LoRA target {target!r} matches no linear layer; there are {there} (or give all)")
+    wrapped = [name for name in linears if any(_matches(name, target) for target in names)]
+    smallest, where = min((min(model.get_submodule(name).weight.shape), name) for name in wrapped)
     if rank > smallest:
-        raise ValueError(f"LoRA rank is {rank}, expected at most {smallest}, where an update is no longer low-rank")
+        raise ValueError(f"LoRA rank is {rank}, expected at most {smallest}, the smaller side of {where}")
     for name in wrapped:
         wrap(model, name, rank, alpha, dropout)
-    freeze(model)
+    freeze(model, head)
     return wrapped
 
 
 def wrap(model: nn.Module, name: str, rank: int, alpha: float, dropout: float = 0.0) -> LoRALinear:
-    """Replace the linear called `name` by a LoRALinear around it, and return that."""
+    """Replace the linear layer called `name` by a LoRALinear around it, and return that."""
     parent, _, child = name.rpartition(".")
     base = model.get_submodule(name)
     layer = LoRALinear(base, rank, alpha, dropout).train(base.training)
@@ -55,27 +56,31 @@ def wrap(model: nn.Module, name: str, rank: int, alpha: float, dropout: float = 
     return layer
 
 
-def freeze(model: nn.Module) -> None:
-    """Let only the LoRA matrices and the QA head train: `requires_grad` on them, off everywhere else."""
+def freeze(model: nn.Module, head: str | None = None) -> None:
+    """Train only the LoRA matrices and the module called `head`: set `requires_grad` on them, clear it elsewhere."""
     model.requires_grad_(False)
     for _, layer in lora_layers(model):
         layer.lora_A.requires_grad_(True)
         layer.lora_B.requires_grad_(True)
-    head = getattr(model, HEAD, None)
     if head is not None:
-        head.requires_grad_(True)
+        model.get_submodule(head).requires_grad_(True)
 
 
 def lora_layers(model: nn.Module) -> Iterator[tuple[str, LoRALinear]]:
-    """Every LoRALinear of the model with its dotted name."""
+    """Every LoRALinear of the model, with its dotted name."""
     for name, module in model.named_modules():
         if isinstance(module, LoRALinear):
             yield name, module
 
 
-def has_moved(model: nn.Module) -> bool:
-    """Whether any update is no longer what add_lora() put in: B = 0."""
-    return any(bool(layer.lora_B.any()) for _, layer in lora_layers(model))
+def check_moved(model: nn.Module, after: str) -> None:
+    """Raise ValueError when the model has LoRA layers and every B is still zero. after: what was done with it."""
+    layers = [layer for _, layer in lora_layers(model)]
+    if layers and not any(bool(layer.lora_B.any()) for layer in layers):
+        raise ValueError(
+            f"every lora_B is still zero after {after}: either the learning rate is too low for float32, or float16's "
+            "scaler skipped every step (bf16 and fp32 skip none), or no gradient reaches the adapter"
+        )
 
 
 def merge(model: nn.Module) -> None:
@@ -85,13 +90,13 @@ def merge(model: nn.Module) -> None:
 
 
 def unmerge(model: nn.Module) -> None:
-    """Undo merge(); the base weights come back bit for bit."""
+    """Undo merge(): the base weights are restored bit for bit."""
     for _, layer in lora_layers(model):
         layer.unmerge()
 
 
 def remove_lora(model: nn.Module) -> None:
-    """Merge every update into its base and put the plain linear back: a model that never heard of LoRA."""
+    """Merge every update into its base and put the plain linear layers back."""
     for name, layer in list(lora_layers(model)):
         layer.merge()
         parent, _, child = name.rpartition(".")

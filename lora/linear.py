@@ -17,12 +17,12 @@ class LoRALinear(nn.Module):
             +-- A --> r values -- B -+    B = 0 at the start, so the first step is the base exactly
 
     Args:
-        base: the layer to adapt; its parameters are kept as they are, and where they are.
+        base: the layer to adapt; it becomes a child of this one, its parameters unchanged.
         rank: r, at least 1.
         alpha: the numerator of the scale s. With rsLoRA, pass alpha = alpha * sqrt(r).
-        dropout: share of the update's inputs set to zero while training.
+        dropout: the share of the update's inputs that is set to zero while training.
 
-    A and B are float32 whatever the base's dtype: an update of 1e-4 is lost in a bfloat16 sum.
+    A and B are float32 whatever the base's dtype: bfloat16 would round away a small optimizer step.
     Raises ValueError when rank or dropout is out of range.
     """
 
@@ -39,7 +39,7 @@ class LoRALinear(nn.Module):
         new = base.weight.new_empty
         self.lora_A = nn.Parameter(new((rank, base.in_features)).float())
         self.lora_B = nn.Parameter(new((base.out_features, rank)).float())
-        # nn.Linear's own start, as loralib and PEFT have it: uniform in +-1/sqrt(in).
+        # The initialisation of nn.Linear, as in loralib and PEFT: uniform in +-1/sqrt(in).
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
         nn.init.zeros_(self.lora_B)
         self._unmerged_weight: Tensor | None = None
@@ -64,7 +64,7 @@ class LoRALinear(nn.Module):
         return self.scale * (self.lora_B.detach() @ self.lora_A.detach())
 
     def merge(self) -> None:
-        """Add s B A to W, so that the update costs nothing. W is kept aside for unmerge(). Merged already: no-op."""
+        """Add s B A to W, so that the update costs nothing; W is kept for unmerge(). Does nothing when merged."""
         if self.merged:
             return
         W = self.base.weight
@@ -72,10 +72,13 @@ class LoRALinear(nn.Module):
         W.data = (W.detach().float() + self.delta()).to(W.dtype)
 
     def unmerge(self) -> None:
-        """Put back the W that merge() found, bit for bit. Not merged: no-op."""
+        """Restore the W from before merge(), bit for bit, in the dtype and on the device that the base has now.
+
+        Does nothing when not merged.
+        """
         if not self.merged:
             return
-        self.base.weight.data = self._unmerged_weight.to(self.base.weight.device)
+        self.base.weight.data = self._unmerged_weight.to(self.base.weight)
         self._unmerged_weight = None
 
 
@@ -83,20 +86,27 @@ def lora_linear(x: Tensor, W: Tensor, b: Tensor | None, sA: Tensor, B: Tensor) -
     """h = W x + b + B (sA) x with W and b frozen: no gradient is computed for them.
 
     Args: x (..., in), W (out, in), b (out,) or None, sA (r, in), B (out, r).
-    Returns h (..., out), in the dtype that autocast gives a matrix product, else in W's.
+    Returns h (..., out), in autocast's dtype when that is enabled, else in W's.
 
-    What autograd would do with the same formula, in fewer passes over (..., in) and (..., out) tensors: the
-    small product comes first and the large one is added to it in place, and dB is taken transposed, the
-    faster way round for few rows. It saves 10 to 20% of a layer's time on a CPU (docs/log.md).
+    Autograd would compute the same; this form makes fewer passes over the large (..., in) and (..., out) tensors. The
+    small product B (sA x) comes first and the large one W x is added to it in place; dB is computed transposed, which
+    is faster for few rows. It saves 10 to 20% of a layer's time on a CPU (docs/log.md).
     """
-    # W decides, unless autocast is on and will have a word in any matrix product
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else W.dtype
     return _LoRALinear.apply(*(None if t is None else t.to(dtype) for t in (x, W, b, sA, B)))
 
 
 class _LoRALinear(torch.autograd.Function):
-    """With u = sA x:  h = W x + b + B u,  dx = W' dh + sA' B' dh,  d(sA) = B' dh x',  dB = dh u'  (' transposes)."""
+    """The forward pass and its gradients, with u = sA x and a prime for the transpose:
+
+    h = W x + b + B u
+    dx = W' dh + sA' du, where du = B' dh
+    d(sA) = du x'
+    dB = dh u'
+
+    x, u and h hold one vector per row, so each product stands the other way round in the code.
+    """
 
     @staticmethod
     def forward(ctx, x, W, b, sA, B):

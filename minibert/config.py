@@ -1,4 +1,4 @@
-"""BertConfig: the numbers that give a BERT encoder its shape, as `config.json` names them."""
+"""BertConfig: the sizes of a BERT encoder, under the names of `config.json`."""
 
 import dataclasses
 import math
@@ -6,25 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minibert.families import FAMILIES, Family
-from minibert.files import read_json
+from minihub import CheckpointError, read_object
 
 ACTIVATIONS = ("gelu", "relu")
 
 
-class CheckpointError(ValueError):
-    """A checkpoint (config, weights or tokenizer) that cannot be used; the message says what to do."""
-
-
 class NoHeadError(CheckpointError):
-    """A checkpoint without a QA head, where one is required."""
+    """A checkpoint has no QA head where one is required."""
 
 
 @dataclass(frozen=True)
 class BertConfig:
-    """Shape of a BERT encoder or a relative's. Field names are those of BERT's `config.json` (Devlin et al. 2018,
-    section 3).
+    """Sizes of a BERT encoder or a relative, named as in BERT's `config.json` (Devlin et al. 2018, section 3).
 
-    Raises CheckpointError when a field is impossible; the message names the field and its value.
+    Raises CheckpointError when a field has an impossible value; the message names the field, the value and what is
+    allowed.
     """
 
     vocab_size: int
@@ -55,11 +51,8 @@ class BertConfig:
             self._require(name, _is_number(getattr(self, name)) and getattr(self, name) > 0, "above 0")
         self._require("pad_token_id", 0 <= self.pad_token_id < self.vocab_size, "an id below vocab_size")
         self._require("hidden_act", self.hidden_act in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}")
-        self._require(
-            "num_attention_heads",
-            self.hidden_size % self.num_attention_heads == 0,
-            f"a divisor of hidden_size, {self.hidden_size}",
-        )
+        divides = self.hidden_size % self.num_attention_heads == 0
+        self._require("num_attention_heads", divides, f"a divisor of hidden_size, {self.hidden_size}")
 
     @property
     def family(self) -> Family:
@@ -72,8 +65,12 @@ class BertConfig:
 
     @property
     def longest_sequence(self) -> int:
-        """How many tokens there are positions for."""
+        """Number of tokens that there are positions for."""
         return self.max_position_embeddings - self.first_position
+
+    def with_dropout(self, p: float) -> "BertConfig":
+        """The same config with both dropout rates set to p."""
+        return dataclasses.replace(self, hidden_dropout_prob=p, attention_probs_dropout_prob=p)
 
     def _require(self, name: str, holds: bool, expected: str) -> None:
         if not holds:
@@ -82,9 +79,9 @@ class BertConfig:
 
     @classmethod
     def from_dict(cls, values: dict) -> "BertConfig":
-        """Build from the contents of a `config.json`; fields this encoder does not know are ignored.
+        """Build from the contents of a `config.json`; fields that this encoder does not have are ignored.
 
-        Raises CheckpointError for a missing field, or one that asks for another architecture.
+        Raises CheckpointError when a field is missing or asks for another architecture.
         """
         kind, positions = values.get("model_type", "bert"), values.get("position_embedding_type", "absolute")
         if not isinstance(kind, str) or kind not in FAMILIES:
@@ -106,37 +103,25 @@ class BertConfig:
 
     @classmethod
     def from_json(cls, path: str | Path) -> "BertConfig":
-        """Read a `config.json` file. Raises CheckpointError when it is not a JSON object or not a BERT's."""
-        try:
-            values = read_json(path)
-        except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
-        except ValueError as error:
-            raise CheckpointError(str(error)) from error
-        if not isinstance(values, dict):
-            raise CheckpointError(f"{path}: holds a {type(values).__name__}, expected a JSON object")
+        """Read a `config.json` file. Raises CheckpointError when it is not a JSON object or not a BERT's config."""
+        values = read_object(path, CheckpointError)
         try:
             return cls.from_dict(values)
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from None
 
     def to_dict(self) -> dict:
-        """The fields under the family's names, and what transformers needs to know the architecture by."""
+        """The fields under the family's names, with the class name by which transformers finds the architecture."""
         family = self.family
         fields = {family.config_names.get(name, name): value for name, value in dataclasses.asdict(self).items()}
         return {**fields, "architectures": [family.architecture]}
 
 
 _SIZES = (
-    "vocab_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "max_position_embeddings",
-    "type_vocab_size",
-)
-# far beyond any BERT, and still nothing that takes long or overflows before the weights are found not to fit
+    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+    "max_position_embeddings", "type_vocab_size",
+)  # fmt: skip
+# Limits far beyond any BERT: a larger value is a mistake, and would take long before the weights are found not to fit.
 _MOST = {"num_hidden_layers": 256, "vocab_size": 2**24}
 _INTEGERS = (*_SIZES, "pad_token_id")
 

@@ -1,20 +1,20 @@
-"""What sets BERT's relatives apart: names in config.json and checkpoints, positions, segments.
+"""How BERT's relatives differ from it: names in config.json and checkpoints, positions, segments.
 
 All of them are the encoder of model.py. RoBERTa (Liu et al. 2019, arXiv 1907.11692) and XLM-R (Conneau et al. 2019,
-arXiv 1911.02116) count positions from padding_idx + 1 and have one segment; DistilBERT (Sanh et al. 2019,
-arXiv 1910.01108) has no segments, half the layers and names of its own.
+arXiv 1911.02116) count positions from padding_idx + 1 and have one segment (token type); DistilBERT (Sanh et al. 2019,
+arXiv 1910.01108) has no segments, half as many layers, and other names.
 """
 
 from dataclasses import dataclass, field
 
-# our name -> the checkpoint's within the encoder, less ".weight" / ".bias"
+# our name -> the checkpoint's name within the encoder, without ".weight" and ".bias"
 BERT_EMBEDDINGS = {
     "word": "embeddings.word_embeddings",
     "position": "embeddings.position_embeddings",
     "token_type": "embeddings.token_type_embeddings",
     "norm": "embeddings.LayerNorm",
 }
-# the same within a layer
+# the same within a layer of the encoder
 BERT_LAYER = {
     "query": "attention.self.query",
     "key": "attention.self.key",
@@ -39,16 +39,16 @@ DISTILBERT_LAYER = {
 
 @dataclass(frozen=True)
 class Family:
-    """One row of the table; `prefix`, its dot included, begins the encoder's keys in checkpoints."""
+    """One row of the table."""
 
-    prefix: str
+    prefix: str  # of the encoder's keys in checkpoints, with its dot
     architecture: str  # transformers' class for question answering
     layers: str = "encoder.layer"
     layer_names: dict[str, str] = field(default_factory=lambda: BERT_LAYER)
     positions_after_padding: bool = False  # the first token has position pad_token_id + 1, not 0
     segments: bool = True
     config_names: dict[str, str] = field(default_factory=dict)  # our field -> config.json's, where they differ
-    unused: tuple[str, ...] = ("cls.", "pooler.")  # prefixes of weights that question answering has no use for
+    unused: tuple[str, ...] = ("cls.", "pooler.")  # prefixes of weights that question answering does not use
 
 
 FAMILIES = {

@@ -1,8 +1,8 @@
 """BERT for extractive question answering, written out by hand (Devlin et al. 2018, arXiv 1810.04805).
 
-RoBERTa, XLM-R and DistilBERT are the same encoder with other numbers and names: families.py has the table.
+RoBERTa, XLM-R and DistilBERT are the same encoder with other sizes and names; families.py has the table.
 
-Read top-down: the QA model, the encoder, one layer, attention.
+Read it top-down: the QA model, the encoder, one layer, attention.
 
 Axes, named once: B batch, T tokens, H hidden size, N attention heads, D = H / N head size.
 """
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minibert.config import BertConfig
-from minibert.dropout import Dropout, dropout
+from minibert.dropout import dropout, make_dropout
 
 
 class BertForQuestionAnswering(nn.Module):
@@ -23,17 +23,18 @@ class BertForQuestionAnswering(nn.Module):
     def __init__(self, config: BertConfig):
         super().__init__()
         self.config = config
+        head = nn.Linear(config.hidden_size, 2)
         self.bert = Bert(config)
-        self.qa_outputs = nn.Linear(config.hidden_size, 2)
-        self.apply(self._init_weights)
+        self.qa_outputs = head
+        init_weights(head, config.initializer_range)
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Score each token as the answer's first and last.
+        """Score each token as the first and as the last of the answer.
 
-        Args: input_ids, token_type_ids (0 question, 1 context), attention_mask (1 token, 0 padding),
-            each (B, T), integers. Every row needs at least one 1 in its mask.
-        Returns: start_logits, end_logits, each (B, T), in the head's dtype whatever autocast says:
-            bfloat16 has 8 bits of mantissa, too few to compare sums of two logits.
+        Args: input_ids, token_type_ids (0 question, 1 context), attention_mask (1 token, 0 padding): integers,
+            each (B, T). Every row needs at least one 1 in its mask.
+        Returns: start_logits, end_logits, each (B, T), in the head's dtype even under autocast: bfloat16 has
+            8 significant bits, too few to compare sums of two logits.
         """
         x = self.bert(input_ids, token_type_ids, attention_mask)
         with torch.autocast(x.device.type, enabled=False):
@@ -41,24 +42,23 @@ class BertForQuestionAnswering(nn.Module):
         start_logits, end_logits = logits.unbind(-1)
         return start_logits, end_logits
 
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Linear | nn.Embedding):
-            nn.init.normal_(module.weight, std=self.config.initializer_range)
-        if isinstance(module, nn.Linear):
-            nn.init.zeros_(module.bias)
-
 
 class Bert(nn.Module):
-    """The encoder: embeddings, then `num_hidden_layers` layers. No pooler: question answering has no use for it."""
+    """The encoder: embeddings, then `num_hidden_layers` layers. It has no pooler: question answering does not need one.
+
+    A new one has BERT's random initialisation; `load_encoder` fills it from a checkpoint.
+    """
 
     def __init__(self, config: BertConfig):
         super().__init__()
+        self.config = config
         self.embeddings = Embeddings(config)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        init_weights(self, config.initializer_range)
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Three (B, T) integer tensors, as for BertForQuestionAnswering -> hidden states (B, T, H)."""
-        mask = attention_mask.bool()[:, None, None, :]  # (B, 1, 1, T), True where a key may be looked at
+        """Three (B, T) integer tensors, as for BertForQuestionAnswering -> the last layer's hidden states (B, T, H)."""
+        mask = attention_mask.bool()[:, None, None, :]  # (B, 1, 1, T), True for the keys that may be attended to
         x = self.embeddings(input_ids, token_type_ids)
         for layer in self.layers:
             x = layer(x, mask)
@@ -66,9 +66,9 @@ class Bert(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """x = dropout(LayerNorm(word + token type + position)), the positions learned, 0 to T-1 (figure 2).
+    """x = dropout(LayerNorm(word + token type + position)); positions are learned, from 0 to T-1 (figure 2).
 
-    RoBERTa's positions begin after padding's number, and its token types are all 0; DistilBERT has none.
+    RoBERTa counts positions from padding_idx + 1 and has one token type only; DistilBERT has no token types.
     """
 
     def __init__(self, config: BertConfig):
@@ -78,10 +78,10 @@ class Embeddings(nn.Module):
         self.first_position, self.longest = config.first_position, config.longest_sequence
         self.token_type = nn.Embedding(config.type_vocab_size, config.hidden_size) if config.type_vocab_size else None
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = Dropout(config.hidden_dropout_prob)
+        self.dropout = make_dropout(config.hidden_dropout_prob)
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
-        """Two (B, T) integer tensors -> (B, T, H). Raises ValueError when T exceeds the positions there are."""
+        """Two (B, T) integer tensors -> (B, T, H). Raises ValueError when T exceeds the number of positions."""
         T = input_ids.size(1)
         if self.longest < T:
             raise ValueError(
@@ -96,9 +96,9 @@ class Embeddings(nn.Module):
 
 
 class Layer(nn.Module):
-    """One encoder layer: self-attention, then a two-layer MLP, each added to its input and normalised after.
+    """One encoder layer: self-attention, then a two-layer MLP; each is added to its input and the sum normalised.
 
-    The six linear layers and two norms lie flat, so that every one of them has a short name.
+    The six linear layers and two norms are direct children, so that each has a short name.
     """
 
     def __init__(self, config: BertConfig):
@@ -115,12 +115,12 @@ class Layer(nn.Module):
         self.activation = F.gelu if config.hidden_act == "gelu" else F.relu
         self.output = nn.Linear(I, H)
         self.output_norm = nn.LayerNorm(H, eps=config.layer_norm_eps)
-        self.dropout = Dropout(config.hidden_dropout_prob)
+        self.dropout = make_dropout(config.hidden_dropout_prob)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x (B, T, H), mask (B, 1, 1, T) bool -> (B, T, H)."""
         q, k, v = (self._split_heads(project(x)) for project in (self.query, self.key, self.value))
-        # F.scaled_dot_product_attention drops whatever eval() says, so the rate itself must say it.
+        # F.scaled_dot_product_attention applies dropout even in eval mode, so the rate must be 0 then.
         a = attention(q, k, v, mask, self.attention_dropout if self.training else 0.0)
         a = a.transpose(1, 2).flatten(2)  # (B, N, T, D) -> (B, T, H)
         x = self.attention_norm(x + self.dropout(self.attention_output(a)))
@@ -134,24 +134,34 @@ class Layer(nn.Module):
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, p: float) -> Tensor:
     """softmax(q k^T / sqrt(D)) v, each query over the keys that `mask` allows (Vaswani et al. 2017, eq. 1).
 
-    Args: q, k, v (B, N, T, D); mask (B, 1, 1, T) bool; p, the share of weights that dropout sets to zero.
+    Args: q, k, v (B, N, T, D); mask (B, 1, 1, T) bool; p, the share of attention weights that dropout sets to zero.
     Returns: (B, N, T, D).
 
-    On a CPU the product is written out where gradients are needed, as the fused kernel's backward is several
-    times slower than plain matrix operations, and in bfloat16, where its forward is too (docs/log.md).
+    On a CPU the eager form is used when gradients are needed, as the fused kernel's backward pass is several times
+    slower than plain matrix products, and in bfloat16, where its forward pass is slower too (docs/log.md).
     """
     if q.device.type == "cpu" and (q.requires_grad or q.dtype == torch.bfloat16):
-        return written_out_attention(q, k, v, mask, p)
+        return eager_attention(q, k, v, mask, p)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
 
 
-def written_out_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, p: float) -> Tensor:
-    """`attention`, one operation a line: the oracle of the fused kernel, and faster on a CPU."""
+def eager_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, p: float) -> Tensor:
+    """`attention`, one operation per line."""
     B, N, _, D = q.shape
-    # -inf, not -1e9, which overflows float16. The product adds this bias and scales by itself, in one pass.
+    # Masked scores become -inf: -1e9 would overflow in float16. The product adds this bias and scales in one pass.
     bias = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, -math.inf)  # (B, 1, 1, T)
     bias = bias.expand(B, N, 1, -1).flatten(0, 1)  # (B N, 1, T)
     q, k, v = (t.flatten(0, 1) for t in (q, k, v))  # (B, N, T, D) -> (B N, T, D)
     scores = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=1 / math.sqrt(D))  # (B N, T, T)
-    a = dropout(scores.softmax(-1), p) @ v
+    weights = scores.softmax(-1)
+    a = (dropout(weights, p) if p else weights) @ v
     return a.unflatten(0, (B, N))
+
+
+def init_weights(module: nn.Module, std: float) -> None:
+    """BERT's initialisation of all linear layers and embeddings: weights from normal(0, std), biases 0."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Embedding):
+            nn.init.normal_(part.weight, std=std)
+        if isinstance(part, nn.Linear):
+            nn.init.zeros_(part.bias)

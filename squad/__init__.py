@@ -1,85 +1,36 @@
-"""SQuAD 2.0: examples, offset alignment, windows, batches, span decoding, metrics and a reader."""
+"""SQuAD 2.0: examples, offset alignment, windows, batches, span decoding, metrics and a reader.
 
-from squad.align import char_to_token_span, token_to_char_span
+Data flows one way: JSON -> examples -> windows -> batches -> (a model) -> spans -> predictions -> metrics.
+`squad.report` and `squad.audit` are packages of their own, imported only when asked for.
+"""
+
 from squad.batches import (
     Batch,
     collate,
-    equal_shares,
-    evaluation_batches,
     forward_passes,
     padding_waste,
+    shard_by_tokens,
+    tokens_per_pass,
     training_batches,
 )
-from squad.cache import cached_windows, fingerprint
-from squad.calibration import calibrate, calibration_error, probabilities
+from squad.cache import fingerprint
 from squad.dataset import Dataset, load_dataset
-from squad.download import find_squad_v2
-from squad.evaluation import Found, evaluate, headline, predict, results_table, search, write_results
+from squad.download import find_data
+from squad.evaluation import evaluate, headline, results_table, write_results
 from squad.examples import Answer, DataError, Example, read_examples
-from squad.lengths import MAX_LENGTHS, lengths_table, measure_lengths, suggest_max_length
-from squad.metrics import (
-    bootstrap_interval,
-    cross_fitted_answers,
-    official_metrics,
-    question_scores,
-    tune_threshold,
-)
+from squad.loss import span_loss
+from squad.metrics import official_metrics, question_scores, tune_threshold
+from squad.predict import predict, predict_windows
 from squad.reader import Reader, parse_question, read_settings
-from squad.scoring import OFFICIAL, Scoring, choose_scorings, find_scoring, is_english
-from squad.spans import Predictions, apply_threshold, best_spans, decode, span_loss
-from squad.windows import Windows, make_windows
+from squad.scoring import choose_scorings
+from squad.spans import Predictions, WindowPredictions, apply_threshold, best_spans, decode
+from squad.windowing import make_windows
+from squad.windows import Windows
 
 __all__ = [
-    "MAX_LENGTHS",
-    "OFFICIAL",
-    "Answer",
-    "Batch",
-    "DataError",
-    "Dataset",
-    "Example",
-    "Found",
-    "Predictions",
-    "Reader",
-    "Scoring",
-    "Windows",
-    "apply_threshold",
-    "best_spans",
-    "bootstrap_interval",
-    "cached_windows",
-    "calibrate",
-    "calibration_error",
-    "char_to_token_span",
-    "choose_scorings",
-    "collate",
-    "cross_fitted_answers",
-    "decode",
-    "equal_shares",
-    "evaluate",
-    "evaluation_batches",
-    "find_scoring",
-    "find_squad_v2",
-    "fingerprint",
-    "forward_passes",
-    "headline",
-    "is_english",
-    "lengths_table",
-    "load_dataset",
-    "make_windows",
-    "measure_lengths",
-    "official_metrics",
-    "padding_waste",
-    "parse_question",
-    "predict",
-    "probabilities",
-    "question_scores",
-    "read_examples",
-    "read_settings",
-    "results_table",
-    "search",
-    "span_loss",
-    "suggest_max_length",
-    "token_to_char_span",
-    "training_batches",
-    "tune_threshold",
-    "write_results",
-]
+    "Answer", "Batch", "DataError", "Dataset", "Example", "Predictions", "Reader", "WindowPredictions", "Windows",
+    "apply_threshold", "best_spans", "choose_scorings", "collate", "decode", "evaluate", "find_data", "fingerprint",
+    "forward_passes", "headline", "load_dataset", "make_windows", "official_metrics", "padding_waste", "parse_question",
+    "predict", "predict_windows", "question_scores", "read_examples", "read_settings", "results_table",
+    "shard_by_tokens", "span_loss", "tokens_per_pass", "training_batches", "tune_threshold", "write_results",
+]  # fmt: skip

@@ -1,7 +1,7 @@
 """Between character spans of a text and token spans of its tokenisation.
 
-`offsets` is an (n, 2) integer array: token i covers the characters offsets[i, 0] up to, not including,
-offsets[i, 1]. Tokens are in order, so both columns never decrease.
+`offsets` is an (n, 2) integer array: token i covers the characters from offsets[i, 0] up to, but not including,
+offsets[i, 1]. Tokens are in order, so neither column ever decreases.
 
     text     D  e  n  v  e  r     B  r  o  n  c  o  s
     index    0  1  2  3  4  5  6  7  8  9 10 11 12 13
@@ -15,7 +15,7 @@ import numpy as np
 
 
 def char_to_token_span(offsets: np.ndarray, start: int, end: int) -> tuple[int, int] | None:
-    """The first and last token that share a character with text[start:end]; None when no token does."""
+    """The first and last token that share a character with text[start:end], or None when no token does."""
     first = int(np.searchsorted(offsets[:, 1], start, side="right"))  # first token that ends after start
     last = int(np.searchsorted(offsets[:, 0], end, side="left")) - 1  # last token that starts before end
     return (first, last) if first <= last else None

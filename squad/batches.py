@@ -8,12 +8,12 @@ from torch import Tensor
 
 from squad.windows import Windows
 
-# A CPU multiplies rows of a whole number of vectors up to a tenth faster (docs/log.md); costs 3% padding.
+# Batches are padded to a multiple of 16 tokens: a CPU multiplies these up to a tenth faster, for 3% more padding.
 MULTIPLE = 16
 
 
 class Batch(NamedTuple):
-    """B windows padded to T tokens, `padded_length` of the longest. `windows` says which they are."""
+    """B windows, padded to T tokens."""
 
     input_ids: Tensor  # (B, T)
     token_type_ids: Tensor  # (B, T) 0 question, 1 context
@@ -21,78 +21,96 @@ class Batch(NamedTuple):
     span_mask: Tensor  # (B, T) bool, True where an answer may start or end: [CLS] and the context
     start_positions: Tensor  # (B,)
     end_positions: Tensor  # (B,)
-    windows: Tensor  # (B,)
+
+    def __str__(self) -> str:
+        B, T = self.input_ids.shape
+        return f"a batch of {B} windows of {T} tokens"
 
     def to(self, device: torch.device) -> "Batch":
-        """Copies to a GPU go out of pinned memory, so that nobody waits for them."""
+        """Copy to a device. Copies to a GPU come from pinned memory, so that the CPU does not wait for them."""
         pinned = (tensor.pin_memory() for tensor in self) if device.type == "cuda" else self
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in pinned))
 
 
-def collate(windows: Windows, rows: np.ndarray) -> Batch:
-    """The windows numbered `rows`, padded to `padded_length` of the longest."""
-    context_at = windows.context_positions(rows)
-    lengths = context_at + windows.end[rows] - windows.begin[rows] + 1
-    B, T = len(rows), padded_length(int(lengths.max()), windows.max_length)
+def collate(windows: Windows, window_ids: np.ndarray, multiple: int = MULTIPLE) -> Batch:
+    """These windows, padded to `padded_length` of the longest."""
+    context_at = windows.context_positions(window_ids)
+    lengths = context_at + windows.end[window_ids] - windows.begin[window_ids] + 1
+    B, T = len(window_ids), padded_length(int(lengths.max()), windows.max_length, multiple)
     input_ids = np.full((B, T), windows.pad_id, np.int64)
-    for row, w in enumerate(rows):
-        e = windows.example[w]
-        at = context_at[row]
+    for row, w in enumerate(window_ids):
+        e, at, length = windows.example_index[w], context_at[row], lengths[row]
+        context = windows.contexts[windows.context_index[e]]
         input_ids[row, 0] = windows.cls_id
-        input_ids[row, 1 : at - windows.between] = windows.questions[e]
-        input_ids[row, at - windows.between : at] = input_ids[row, lengths[row] - 1] = windows.sep_id
-        input_ids[row, at : lengths[row] - 1] = windows.contexts[windows.context[e]][windows.begin[w] : windows.end[w]]
-    position = np.arange(T)[None]
+        input_ids[row, 1 : at - windows.separators] = windows.questions[e]
+        input_ids[row, at - windows.separators : at] = windows.sep_id
+        input_ids[row, at : length - 1] = context[windows.begin[w] : windows.end[w]]
+        input_ids[row, length - 1] = windows.sep_id
+    position = np.arange(T)[None]  # (1, T)
     real = position < lengths[:, None]
-    second = (position >= context_at[:, None]) & real  # the context and the [SEP] that closes it
+    second = (position >= context_at[:, None]) & real  # the context and the [SEP] after it
     span = (second & (position < lengths[:, None] - 1)) | (position == 0)
-    arrays = input_ids, second.astype(np.int64), real.astype(np.int64), span
-    labels = windows.start_positions[rows], windows.end_positions[rows], np.asarray(rows, np.int64)
-    return Batch(*(torch.from_numpy(array) for array in (*arrays, *labels)))
+    labels = windows.start_positions[window_ids], windows.end_positions[window_ids]
+    arrays = input_ids, second.astype(np.int64), real.astype(np.int64), span, *labels
+    return Batch(*(torch.from_numpy(array) for array in arrays))
 
 
-def padded_length(longest: int, max_length: int) -> int:
-    """T of a batch: the next multiple of MULTIPLE, but never beyond `max_length`, which the model may not take."""
-    return max(longest, min(-(-longest // MULTIPLE) * MULTIPLE, max_length))
+def padded_length(longest: int, max_length: int, multiple: int = MULTIPLE) -> int:
+    """T of a batch: the next multiple, but at most `max_length`, beyond which the model may have no positions."""
+    return max(longest, min(-(-longest // multiple) * multiple, max_length))
 
 
 def training_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int, pool: int = 64) -> list[np.ndarray]:
     """Every window once, in batches of like length, in an order drawn from (seed, epoch).
 
-    All windows are shuffled, cut into pools of `pool` batches, sorted by length within a pool and cut into
-    batches, which are then shuffled: random enough to train on, alike enough to need little padding. Only the
-    longest batch always comes first: too little memory shows at once, and what is taken is kept.
+    All windows are shuffled and cut into pools of `pool` batches; each pool is sorted by length and cut into batches,
+    and the batches are shuffled: random enough to train on, alike enough to need little padding. Only the longest batch
+    always comes first, so that a lack of memory shows at once.
 
     Args: lengths (W,), tokens in each window.
-    Returns arrays of window numbers, each of `batch_size` but the last of the last pool.
+    Returns arrays of window numbers, each of `batch_size` but for the last of the last pool.
     """
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(lengths))
     batches = []
     for at in range(0, len(order), pool * batch_size):
-        rows = order[at : at + pool * batch_size]
-        rows = rows[np.argsort(lengths[rows], kind="stable")]
-        batches += [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
+        chosen = order[at : at + pool * batch_size]
+        chosen = chosen[np.argsort(lengths[chosen], kind="stable")]
+        batches += [chosen[i : i + batch_size] for i in range(0, len(chosen), batch_size)]
     batches = [batches[i] for i in rng.permutation(len(batches))]
     longest = max(range(len(batches)), key=lambda i: lengths[batches[i][-1]])
     return [batches[longest], *batches[:longest], *batches[longest + 1 :]]
 
 
-def forward_passes(lengths: np.ndarray, batch_size: int, tokens: int) -> list[np.ndarray]:
-    """Cut the windows of one step into forward passes, longest first, of like length and equal in number.
+def forward_passes(
+    lengths: np.ndarray, window_ids: np.ndarray, batch_size: int, tokens: int, rank: int = 0, size: int = 1
+) -> list[tuple[np.ndarray, float]]:
+    """The forward passes of one training step: window numbers, and their share of the step's windows.
 
-    As few as hold at most `batch_size` windows each and, padded, about at most `tokens` tokens.
-    Args: lengths (W,), tokens in each window, W at least 1. Returns arrays of positions in `lengths`.
+    A process takes its shard of the windows and cuts it into passes of like length, longest first, as few as hold at
+    most `batch_size` windows and about `tokens` padded tokens each. A mean loss times its share, summed over all passes
+    of all processes, is the mean loss of the step. A process without windows takes the first one with share 0, since
+    all processes must meet in the backward pass.
+
+    Args: lengths (W,), tokens in every window; window_ids, those of the step; rank and size of the processes.
     """
-    order = np.argsort(-lengths, kind="stable")
-    count = max(-(-len(order) // batch_size), -(-len(order) * int(lengths.max()) // tokens))
-    return np.array_split(order, min(count, len(order)))
+    mine = window_ids[shard_by_tokens(lengths[window_ids], size)[rank]]
+    if not len(mine):
+        return [(window_ids[:1], 0.0)]
+    mine = mine[np.argsort(-lengths[mine], kind="stable")]
+    count = max(-(-len(mine) // batch_size), -(-len(mine) * int(lengths[mine].max()) // tokens))
+    return [(ids, len(ids) / len(window_ids)) for ids in np.array_split(mine, min(count, len(mine)))]
+
+
+def tokens_per_pass(device: torch.device) -> int:
+    """Padded tokens in a forward pass of training: limits its memory; on a CPU more are not faster (docs/log.md)."""
+    return 4096 if device.type == "cpu" else 32_768
 
 
 def evaluation_batches(lengths: np.ndarray, tokens: int) -> list[np.ndarray]:
-    """Every window once, longest first: least padding, and too little memory shows in the first batch.
+    """Every window once, longest first: least padding, and a lack of memory shows in the first batch.
 
-    Args: tokens: a batch has at most this many, counting each window as long as its longest; but one window at least.
+    Args: tokens: a batch has at most this many, each window counted as long as its longest; but at least one window.
     """
     order = np.argsort(-lengths, kind="stable")
     batches, at = [], 0
@@ -103,22 +121,22 @@ def evaluation_batches(lengths: np.ndarray, tokens: int) -> list[np.ndarray]:
     return batches
 
 
-def equal_shares(lengths: np.ndarray, count: int) -> list[np.ndarray]:
-    """Deal windows to `count` processes: each once, longest first, always to the one with the fewest tokens so far.
+def shard_by_tokens(lengths: np.ndarray, count: int) -> list[np.ndarray]:
+    """Divide windows among `count` processes: longest first, each to the one with the fewest tokens so far.
 
-    The busiest gets at most the longest window's tokens more than the idlest. Args: lengths (W,), tokens in each.
+    The shards then differ by at most the longest window. Args: lengths (W,), tokens in each window.
     Returns `count` arrays of positions in `lengths`, increasing; some are empty where there are fewer windows.
     """
-    tokens, shares = [0] * count, [[] for _ in range(count)]
+    tokens, shards = [0] * count, [[] for _ in range(count)]
     for i in np.argsort(-lengths, kind="stable").tolist():
         least = tokens.index(min(tokens))
-        shares[least].append(i)
+        shards[least].append(i)
         tokens[least] += int(lengths[i])
-    return [np.array(sorted(share), np.int64) for share in shares]
+    return [np.array(sorted(shard), np.int64) for shard in shards]
 
 
 def padding_waste(windows: Windows, batches: list[np.ndarray]) -> float:
-    """The share of all batch positions that is padding, 0 to 1."""
+    """The share of all positions in these batches that is padding, 0 to 1."""
     lengths = windows.lengths
-    positions = sum(padded_length(int(lengths[rows].max()), windows.max_length) * len(rows) for rows in batches)
+    positions = sum(padded_length(int(lengths[ids].max()), windows.max_length) * len(ids) for ids in batches)
     return 1 - int(lengths.sum()) / positions

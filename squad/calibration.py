@@ -1,4 +1,4 @@
-"""From scores to probabilities that can be trusted: temperature scaling (Guo et al. 2017, arXiv 1706.04599)."""
+"""Scores -> probabilities that can be trusted: temperature scaling (Guo et al. 2017, arXiv 1706.04599)."""
 
 from collections.abc import Sequence
 
@@ -6,17 +6,17 @@ import numpy as np
 
 from squad.examples import Example
 from squad.metrics import article_halves, question_scores
-from squad.scoring import Words, official_words
+from squad.scoring import Normalize, normalize_answer
 from squad.spans import Predictions, apply_threshold
 
-TEMPERATURES = np.geomspace(0.2, 20, 200)  # neighbours differ by 2.3%: finer than any dev set can tell
+TEMPERATURES = np.geomspace(0.2, 20, 200)  # neighbours differ by 2.3%, less than a dev set can tell apart
 
 
 def probabilities(entries: Sequence[dict], threshold: float, temperature: float) -> np.ndarray:
     """The probability of each entry of a question's n-best list, "" included, in the list's order.
 
-    softmax(z / temperature) with z the score, for "" the null score - threshold: so "" is the most probable
-    entry exactly where the threshold says "no answer". Spans beyond the list are left out of the sum.
+    softmax(z / temperature), where z is the score, and for "" the null score - threshold: so "" is the most probable
+    entry exactly when the threshold decides on "no answer".
 
     Args: entries: dicts with `score` and `start` (None for ""), as in `Predictions.nbest`.
     """
@@ -42,19 +42,19 @@ def calibrate(
     predictions: Predictions,
     threshold: float,
     temperature: float | None = None,
-    words: Words = official_words,
+    normalize: Normalize = normalize_answer,
 ) -> dict[str, float]:
-    """Temperature and expected calibration error of the answers at `threshold`, confidence against exact match.
+    """Temperature and expected calibration error (ECE) of the answers at `threshold`: confidence against exact match.
 
     Args:
         temperature: the one to judge, fitted elsewhere; None: fit it on these examples.
-        words: what makes a match exact, as for `question_scores`.
-    The fitted one makes the confidence in each given answer best predict whether it is right; above 1 the model was
-    too sure of itself. It is optimistic on these examples, though one number has little room for that.
-    Returns temperature, ece_before (temperature 1), ece_after, and, where it was fitted here and there are two
-        articles or more, ece_crossfit: each half of the articles at the other half's temperature.
+        normalize: what makes a match exact, as for `question_scores`.
+    The fitted temperature is the one whose confidences best predict which answers are right; above 1 the model was too
+    sure of itself. It is optimistic on these examples, though a single number can overfit little.
+    Returns temperature, ece_before (temperature 1), ece_after, and, where it was fitted here and there are at least two
+        articles, ece_crossfit: each half of the articles at the other half's temperature.
     """
-    log_odds, right = _log_odds(examples, predictions, threshold, words)
+    log_odds, right = _log_odds(examples, predictions, threshold, normalize)
     fitted = temperature is None
     if fitted:
         temperature = _fit(log_odds, right)
@@ -73,7 +73,7 @@ def calibrate(
 
 
 def _fit(log_odds: np.ndarray, right: np.ndarray) -> float:
-    """The temperature under which confidence best predicts what is right: least log loss over TEMPERATURES."""
+    """The temperature with the least log loss: its confidences best predict which answers are right."""
     losses = []
     for T in TEMPERATURES:
         confidence = np.clip(_confidence(log_odds, T), 1e-6, 1 - 1e-6)
@@ -82,15 +82,15 @@ def _fit(log_odds: np.ndarray, right: np.ndarray) -> float:
 
 
 def _shifted(entries: Sequence[dict], threshold: float) -> list[float]:
-    """Scores of a question's n-best list, that of "" less the threshold."""
+    """Scores of a question's n-best list, the threshold subtracted from that of ""."""
     return [entry["score"] - (threshold if entry["start"] is None else 0.0) for entry in entries]
 
 
 def _log_odds(
-    examples: Sequence[Example], predictions: Predictions, threshold: float, words: Words
+    examples: Sequence[Example], predictions: Predictions, threshold: float, normalize: Normalize
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Each question's scores less the best, (E, n), missing ones -inf; and whether the best is an exact match, (E,)."""
-    right, _ = question_scores(examples, apply_threshold(predictions, threshold), words)
+    """Each question's scores minus its best, (E, n), missing ones -inf; whether its answer is an exact match, (E,)."""
+    right, _ = question_scores(examples, apply_threshold(predictions, threshold), normalize)
     lists = [predictions.nbest[example.id] for example in examples]
     scores = np.full((len(lists), max(map(len, lists))), -np.inf)
     for row, entries in zip(scores, lists, strict=True):
@@ -99,5 +99,5 @@ def _log_odds(
 
 
 def _confidence(log_odds: np.ndarray, temperature: float) -> np.ndarray:
-    """The softmax's largest value, (E,): the numerator is exp(0)."""
+    """The largest value of the softmax, (E,): its numerator is exp(0)."""
     return 1 / np.exp(log_odds / temperature).sum(1)

@@ -8,42 +8,57 @@ from tokenizers import Tokenizer
 
 from squad.cache import cached_windows
 from squad.examples import DataError, Example, read_examples
-from squad.windows import Windows, make_windows
+from squad.windowing import MAX_LENGTH, MAX_QUESTION, OVERLAP, make_windows
+from squad.windows import Windows
 
-WORTH_KEEPING = 20_000  # questions: fewer tokenise in under two seconds
+WORTH_CACHING = 20_000  # questions: fewer are tokenised in under two seconds
 
 
 @dataclass(frozen=True)
 class Dataset:
     examples: list[Example]
     windows: Windows
-    left_out: int = 0  # questions without an answer, where only the others were asked for
+    left_out: int = 0  # unanswerable questions, when only answerable ones were asked for
+    malformed: tuple[str, ...] = ()  # what is wrong with the questions that were skipped
+
+    def summary(self) -> str:
+        """How much data it is, in words."""
+        share = sum(example.is_impossible for example in self.examples) / len(self.examples)
+        which = f"{self.left_out:,} unanswerable left out" if self.left_out else f"{share:.0%} unanswerable"
+        text = f"{len(self.examples):,} questions ({which}), {len(self.windows):,} windows"
+        if self.malformed:
+            text += f"; {len(self.malformed)} malformed questions left out, the first: {self.malformed[0]}"
+        return text
 
 
 def load_dataset(
     path: str | Path,
     tokenizer: Tokenizer,
-    sizes: tuple[int, int, int] = (384, 128, 64),
+    sizes: tuple[int, int, int] = (MAX_LENGTH, OVERLAP, MAX_QUESTION),
     limit: int = 0,
-    skip_bad: Callable[[str], None] | None = None,
+    skip_bad: bool = False,
     progress: Callable[[Iterable], Iterable] = iter,
     answerable_only: bool = False,
 ) -> Dataset:
-    """Read a SQuAD file and cut it into windows; those of a large file are kept for the next time.
+    """Read a SQuAD file and cut it into windows; the windows of a large file are cached on disk.
 
     Args:
-        sizes: max_length, overlap and max_question_tokens, as for `make_windows`; tokenizer and progress too.
+        tokenizer, progress: as for `make_windows`.
+        sizes: max_length, overlap and max_question_tokens, as for `make_windows`.
         limit: only the first so many questions; 0: all.
-        answerable_only: leave out the questions without an answer, before the limit counts.
-        skip_bad: called with a line on each malformed question, which is left out; without it the first one raises.
+        answerable_only: leave out questions without an answer, before `limit` counts.
+        skip_bad: leave out malformed questions; otherwise the first one raises.
     Raises DataError when no question is left.
     """
-    every = read_examples(path, skip_bad)
+    bad: list[DataError] = []
+    every = read_examples(path, bad.append if skip_bad else None)
     examples = [example for example in every if example.answers] if answerable_only else every
     left_out = len(every) - len(examples)
     examples = examples[:limit] if limit else examples
     if not examples:
         raise DataError(f"{path}: holds no usable question" + " with an answer" * answerable_only)
-    if len(examples) < WORTH_KEEPING:
-        return Dataset(examples, make_windows(examples, tokenizer, *sizes, progress), left_out)
-    return Dataset(examples, cached_windows(path, examples, tokenizer, sizes, progress), left_out)
+    if len(examples) < WORTH_CACHING:
+        windows = make_windows(examples, tokenizer, *sizes, progress)
+    else:
+        windows = cached_windows(path, examples, tokenizer, sizes, progress)
+    return Dataset(examples, windows, left_out, tuple(map(str, bad)))

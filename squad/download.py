@@ -1,4 +1,4 @@
-"""The official SQuAD 2.0 files, by name."""
+"""Data files by name: `squad_v2`, the official files; `excerpt`, those in data/ of this repository."""
 
 import hashlib
 from pathlib import Path
@@ -14,10 +14,28 @@ SHA256 = {
 }
 
 
-def find_squad_v2(split: str) -> Path:
-    """The official `train` or `dev` file, downloaded once into torch's hub folder, its sha256 checked.
+DATA = Path(__file__).parent.parent / "data"  # in a clone of the repository; an installed package is without it
 
-    Raises DataError when it cannot be downloaded, or is not the official file.
+
+def find_data(name: str, split: str) -> Path:
+    """The `train` or `dev` file called `squad_v2` or `excerpt`; any other name is a path.
+
+    Raises DataError when there is no excerpt here, or the official file cannot be downloaded.
+    """
+    if name == "squad_v2":
+        return find_squad_v2(split)
+    if name != "excerpt":
+        return Path(name)
+    path = DATA / f"{split}.json.gz"
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; the excerpt comes with a clone of the repository, give another file")
+    return path
+
+
+def find_squad_v2(split: str) -> Path:
+    """The official `train` or `dev` file, downloaded once into torch's hub folder and checked by its sha256.
+
+    Raises DataError when it cannot be downloaded or is not the official file.
     """
     path = Path(torch.hub.get_dir()) / "squad_v2" / f"{split}-v2.0.json"
     if not path.is_file():
@@ -26,7 +44,7 @@ def find_squad_v2(split: str) -> Path:
         try:
             torch.hub.download_url_to_file(url, str(path), hash_prefix=SHA256[split])
         except (OSError, RuntimeError) as error:
-            raise DataError(f"{url}: cannot be downloaded ({error}); save it yourself and give its path") from error
+            raise DataError(f"{url}: cannot be downloaded ({error}); download it yourself and give its path") from error
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if digest != SHA256[split]:
         raise DataError(f"{path}: sha256 is {digest}, the official file's is {SHA256[split]}; delete it to try again")

@@ -1,18 +1,24 @@
 """SQuAD JSON -> examples. Versions 1.1 and 2.0 (Rajpurkar et al. 2016, 2018), plain or gzipped."""
 
 import gzip
-import json
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-LARGEST = 2**31  # bytes, 50 times the official train file; unpacked ones, so that a small .gz cannot fill the memory
+from minihub import json_type, parse_object
+
+# Bytes, 50 times the official train file. Counted after unpacking, so that a small .gz cannot fill the memory.
+LARGEST = 2**31
 
 
 class DataError(ValueError):
-    """A data file that cannot be used; the message names the file, the article and the question."""
+    """A data file cannot be used; the message names the file, the article and the question."""
+
+
+class WrongOffsetError(DataError):
+    """An answer is not in its context at its answer_start."""
 
 
 class Answer(NamedTuple):
@@ -27,7 +33,7 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Example:
-    """One question about one context. `answers` is empty where the text has none (`is_impossible`)."""
+    """One question about one context. `answers` is empty when the text has none (`is_impossible`)."""
 
     id: str
     question: str
@@ -37,52 +43,45 @@ class Example:
     title: str
 
 
-def read_examples(path: str | Path, on_bad: Callable[[str], None] | None = None) -> list[Example]:
+def read_examples(
+    path: str | Path, on_bad: Callable[[DataError], None] | None = None, need_answers: bool = True
+) -> list[Example]:
     """Read a SQuAD file (.json or .json.gz) into examples, in file order.
 
-    An answer must be the slice of its context that starts at `answer_start`. Duplicate ids, and questions
-    whose is_impossible contradicts their answers, are wrong too.
+    An answer must be the slice of its context that starts at `answer_start`. An id that occurs twice is an error, and
+    so is a question whose is_impossible contradicts its answers.
 
-    Args: on_bad: called with the message of each bad question, which is then left out; without it the
-        first one raises.
+    Args:
+        on_bad: called with the error of each malformed question, which is then left out; without it the first one
+            raises.
+        need_answers: False reads only ids, questions and contexts, as for a test set without gold answers.
     Raises DataError when the file, or (without on_bad) a question in it, is malformed.
     """
     path, examples, seen = Path(path), [], set()
     for qa, context, title, where in _questions(path):
         try:
-            example = _example(qa, context, title, where)
+            example = _example(qa, context, title, where, need_answers)
             if example.id in seen:
                 raise DataError(f"{where}, question {example.id}: this id occurs twice")
         except DataError as error:
             if on_bad is None:
                 raise
-            on_bad(str(error))
+            on_bad(error)
             continue
         seen.add(example.id)
         examples.append(example)
     return examples
 
 
-def parse_object(raw: bytes | str, where: str) -> dict:
-    """The object that a JSON text is. Raises DataError, which begins with `where`, when it is none."""
-    try:
-        content = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not readable as JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{where}: found a {type(content).__name__}, expected an object")
-    return content
-
-
 def _questions(path: Path) -> Iterator[tuple[object, str, str, str]]:
-    """Every question of the file as it stands there, its context, its article's title, and how errors begin."""
+    """Every question of the file as it is there, with its context, its article's title, and how an error begins."""
     for number, article in enumerate(_load(path)):
         title = article.get("title", f"article {number}") if isinstance(article, dict) else f"article {number}"
         where = f"{path}: article {str(title)[:60]!r}"
         _check_text(str(title), f"{where}: its title")
-        for paragraph in _items(article, "paragraphs", where):
+        for paragraph in _field(article, "paragraphs", list, where):
             context = _text(paragraph, "context", where)
-            for qa in _items(paragraph, "qas", where):
+            for qa in _field(paragraph, "qas", list, where):
                 yield qa, context, str(title), where
 
 
@@ -90,23 +89,22 @@ def _load(path: Path) -> list:
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             text = file.read(LARGEST + 1)
-        if len(text) > LARGEST:
-            raise DataError(f"{path}: over {LARGEST:,} bytes of JSON, too many to be held in memory; split the file")
-        data = json.loads(text)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
-    except DataError:
-        raise
-    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not readable as {'gzipped ' * (path.suffix == '.gz')}JSON ({error})") from error
-    return _items(data, "data", str(path))
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+    if len(text) > LARGEST:
+        raise DataError(f"{path}: over {LARGEST:,} bytes of JSON, too many to hold in memory; split the file")
+    return _field(parse_object(text, str(path), DataError), "data", list, str(path))
 
 
-def _example(qa: dict, context: str, title: str, where: str) -> Example:
+def _example(qa: dict, context: str, title: str, where: str, need_answers: bool) -> Example:
     id = _text(qa, "id", where)
     where = f"{where}, question {id[:60]}"
     question = _text(qa, "question", where)
-    answers = tuple(_answer(item, context, where) for item in _items(qa, "answers", where))
+    if not need_answers:
+        return Example(id, question, context, (), True, title)
+    answers = tuple(_answer(item, context, where) for item in _field(qa, "answers", list, where))
     is_impossible = qa.get("is_impossible", not answers)
     if not isinstance(is_impossible, bool):
         raise DataError(f"{where}: is_impossible is {str(is_impossible)[:60]!r}, expected true or false")
@@ -120,7 +118,8 @@ def _answer(item: dict, context: str, where: str) -> Answer:
     start = _field(item, "answer_start", int, where)
     found = context[start : start + len(text)] if start >= 0 else None
     if not text or found != text:
-        raise DataError(f"{where}: answer {text[:60]!r} at {start}, but the context has {(found or '')[:60]!r} there")
+        there = (found or "")[:60]
+        raise WrongOffsetError(f"{where}: answer {text[:60]!r} at {start}, but the context has {there!r} there")
     return Answer(text, start)
 
 
@@ -131,7 +130,7 @@ def _text(value: object, name: str, where: str) -> str:
 
 
 def _check_text(text: str, what: str) -> None:
-    """Raises DataError for half a surrogate pair, which JSON can spell and UTF-8 cannot, and for NUL."""
+    """Raise DataError for half a surrogate pair, which JSON can express and UTF-8 cannot, and for NUL."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -140,15 +139,12 @@ def _check_text(text: str, what: str) -> None:
         raise DataError(f"{what} has a NUL at character {text.index(chr(0))}, expected text")
 
 
-def _items(value: object, name: str, where: str) -> list:
-    return _field(value, name, list, where)
-
-
 def _field(value: object, name: str, kind: type, where: str):
     """value[name], which must be of type `kind`."""
     if not isinstance(value, dict):
-        raise DataError(f"{where}: found a {type(value).__name__} where an object with {name!r} was expected")
-    if not isinstance(value.get(name), kind) or isinstance(value[name], bool):
-        found = f"a {type(value[name]).__name__}" if name in value else "missing"
-        raise DataError(f"{where}: {name!r} is {found}, expected {kind.__name__}")
+        raise DataError(f"{where}: found {json_type(value)} where an object with {name!r} was expected")
+    if name not in value:
+        raise DataError(f"{where}: {name!r} is missing, expected {json_type(kind())}")
+    if type(value[name]) is not kind:
+        raise DataError(f"{where}: {name!r} is {json_type(value[name])}, expected {json_type(kind())}")
     return value[name]

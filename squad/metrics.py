@@ -1,6 +1,6 @@
-"""Predictions -> metrics: the official SQuAD 2.0 figures, and the honest ones beside them.
+"""Predictions -> metrics: the official SQuAD 2.0 figures, and the cross-fitted ones that can be quoted.
 
-Scores are percentages. `odds` are null odds: a question is answered "" when its odds exceed the threshold.
+Scores are percentages. `odds` are null odds: the answer to a question is "" when its odds exceed the threshold.
 """
 
 from collections import Counter
@@ -9,16 +9,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from squad.examples import DataError, Example
-from squad.scoring import Words, official_words
+from squad.scoring import Normalize, normalize_answer
 
 
-def exact_match(gold: str, predicted: str, words: Words = official_words) -> float:
-    return float(words(gold) == words(predicted))
+def exact_match(gold: str, predicted: str, normalize: Normalize = normalize_answer) -> float:
+    return float(normalize(gold) == normalize(predicted))
 
 
-def f1_score(gold: str, predicted: str, words: Words = official_words) -> float:
-    """F1 over the words that both have; where either has none, 1 if both have none, else 0."""
-    return _f1(words(gold), words(predicted))
+def f1_score(gold: str, predicted: str, normalize: Normalize = normalize_answer) -> float:
+    """F1 over the words they have in common; when either has none, 1 if both have none, else 0."""
+    return _f1(normalize(gold), normalize(predicted))
 
 
 def _f1(gold: list[str], predicted: list[str]) -> float:
@@ -32,11 +32,11 @@ def _f1(gold: list[str], predicted: list[str]) -> float:
 
 
 def question_scores(
-    examples: Sequence[Example], answers: Mapping[str, str], words: Words = official_words
+    examples: Sequence[Example], answers: Mapping[str, str], normalize: Normalize = normalize_answer
 ) -> tuple[np.ndarray, np.ndarray]:
     """Exact match and F1 of each question, (E,) each, 0 to 1: the best over its gold answers.
 
-    Args: words: what answers are compared by, here and below: the official script's rules, or others of `scoring`.
+    Args: normalize: a text -> the words by which answers are compared; the official script's by default.
     Raises DataError when answers are missing.
     """
     missing = [example.id for example in examples if example.id not in answers]
@@ -44,9 +44,9 @@ def question_scores(
         raise DataError(f"{len(missing)} of {len(examples)} questions have no prediction, the first {missing[0]!r}")
     exact, f1 = np.zeros(len(examples)), np.zeros(len(examples))
     for i, example in enumerate(examples):
-        # Gold answers without a word are dropped, as the official script does; without any, the right answer is "".
-        golds = [gold for answer in example.answers if (gold := words(answer.text))] or [[]]
-        predicted = words(answers[example.id])
+        # Like the official script, drop gold answers without words; when none is left, the right answer is "".
+        golds = [gold for answer in example.answers if (gold := normalize(answer.text))] or [[]]
+        predicted = normalize(answers[example.id])
         exact[i] = predicted in golds
         f1[i] = max(_f1(gold, predicted) for gold in golds)
     return exact, f1
@@ -57,16 +57,16 @@ def official_metrics(
     answers: Mapping[str, str],
     odds: Mapping[str, float] | None = None,
     threshold: float = 1.0,
-    words: Words = official_words,
+    normalize: Normalize = normalize_answer,
 ) -> dict[str, float]:
-    """What evaluate-v2.0.py prints, to the last digit, under its names; by other words what it would print.
+    """What evaluate-v2.0.py prints, to the last digit and under its names.
 
-    With `odds` (its --na-prob-file) questions above `threshold` (its --na-prob-thresh, 1.0 by default) count
-    as answered "", and best_exact, best_f1 and their thresholds are added. Those two searches break ties by
-    order, as the official script does; `tune_threshold` does not.
+    With `odds` (its --na-prob-file), questions above `threshold` (its --na-prob-thresh, 1.0 by default) count as
+    answered "", and best_exact, best_f1 and their thresholds are added. These two searches break ties by the order of
+    the questions, as the official script does; `tune_threshold` does not.
     """
     has_answer = np.array([bool(e.answers) for e in examples])
-    raw_exact, raw_f1 = question_scores(examples, answers, words)
+    raw_exact, raw_f1 = question_scores(examples, answers, normalize)
     silent = np.array([odds is not None and odds[e.id] > threshold for e in examples], bool)
     exact, f1 = (np.where(silent, ~has_answer, scores) for scores in (raw_exact, raw_f1))
     metrics = mean_scores(examples, exact, f1)
@@ -80,7 +80,7 @@ def official_metrics(
 
 
 def mean_scores(examples: Sequence[Example], exact: np.ndarray, f1: np.ndarray) -> dict[str, float]:
-    """Means and numbers of questions, of all and of those with and without an answer, under the official names.
+    """Means and question counts, of all and of those with and without an answer, under the official names.
 
     Args: exact, f1 (E,): as `question_scores` gives them.
     """
@@ -93,7 +93,7 @@ def mean_scores(examples: Sequence[Example], exact: np.ndarray, f1: np.ndarray) 
 
 
 def _means(exact: np.ndarray, f1: np.ndarray) -> dict[str, float]:
-    # Python's own sum, left to right: numpy's pairwise one differs in the last digit.
+    # Python's sum goes from left to right, as the official script's does; numpy's differs in the last digit.
     total = len(exact)
     return {
         "exact": 100.0 * sum(exact.tolist()) / total,
@@ -105,9 +105,9 @@ def _means(exact: np.ndarray, f1: np.ndarray) -> dict[str, float]:
 def _official_best(
     scores: np.ndarray, has_answer: np.ndarray, answered: np.ndarray, odds: np.ndarray
 ) -> tuple[float, float]:
-    """The best score over thresholds and the threshold, going through the questions by odds, surest first."""
+    """The best score over all thresholds, and that threshold: the questions are taken one by one, lowest odds first."""
     gains = np.where(has_answer, scores, np.where(answered, -1.0, 0.0))
-    current = best = float((~has_answer).sum())  # threshold below all: everything is ""
+    current = best = float((~has_answer).sum())  # a threshold below all odds: every answer is ""
     best_at = 0.0
     for i in np.argsort(odds, kind="stable").tolist():
         current += float(gains[i])
@@ -119,16 +119,17 @@ def _official_best(
 def tune_threshold(examples: Sequence[Example], f1: np.ndarray, odds: Mapping[str, float]) -> tuple[float, float]:
     """The threshold with the best mean F1, and that mean, 0 to 100.
 
-    Args: f1 (E,): of the always-answer predictions. (Those already blanked at some threshold cannot tell
-        what a higher one would gain.)
-    Equal odds stay together, whatever their order. The threshold lies halfway between two neighbouring
-    odds; where several are best, it is the one nearest 0. Optimistic on the examples it was chosen on.
+    Args: f1 (E,): of the always-answer predictions. Predictions that were already set to "" above some threshold must
+        not be used: they do not show what an answer there would have scored, so the best threshold found could never
+        lie above it.
+    Questions with equal odds stay together, whatever their order. The threshold lies halfway between two neighbouring
+    odds; where several are equally good, it is the one nearest 0. It is optimistic on the examples it was tuned on.
     """
     values = np.array([odds[e.id] for e in examples])
     order = np.argsort(values, kind="stable")
     values = values[order]
     gain = (f1 - np.array([float(not e.answers) for e in examples]))[order]
-    # total[k]: answer the k questions of lowest odds, stay silent on the rest
+    # total[k]: the sum of F1 when the k questions of lowest odds are answered, the others not
     total = sum(not e.answers for e in examples) + np.concatenate([[0.0], np.cumsum(gain)])
     cut = np.concatenate([[True], values[1:] != values[:-1], [True]])  # never between equal odds
     thresholds = np.concatenate([values[:1] - 1, (values[:-1] + values[1:]) / 2, values[-1:] + 1])
@@ -138,7 +139,7 @@ def tune_threshold(examples: Sequence[Example], f1: np.ndarray, odds: Mapping[st
 
 
 def article_halves(examples: Sequence[Example]) -> np.ndarray:
-    """(E,) bool: articles dealt into two halves of about as many questions, largest first."""
+    """(E,) bool: articles in two halves of about equally many questions: largest first, each to the smaller half."""
     sizes = Counter(example.title for example in examples)
     first, counts = set(), [0, 0]
     for title, size in sorted(sizes.items(), key=lambda item: (-item[1], item[0])):
@@ -153,17 +154,17 @@ def cross_fitted_answers(
     examples: Sequence[Example],
     answers: Mapping[str, str],
     odds: Mapping[str, float],
-    words: Words = official_words,
+    normalize: Normalize = normalize_answer,
 ) -> dict[str, str]:
     """Always-answer predictions -> answers, each half of the articles at the threshold tuned on the other half.
 
-    No question has a say in its own threshold, so unlike the tuned ones their score is not optimistic.
+    No question influences its own threshold, so the score of these answers is not optimistic.
     Raises DataError when there is only one article.
     """
     half = article_halves(examples)
     if half.all() or not half.any():
         raise DataError("cross-fitting needs at least two articles, found one")
-    _, f1 = question_scores(examples, answers, words)
+    _, f1 = question_scores(examples, answers, normalize)
     chosen: dict[str, str] = {}
     for this in (half, ~half):
         other = np.flatnonzero(~this)
@@ -177,10 +178,10 @@ def cross_fitted_answers(
 def bootstrap_interval(
     examples: Sequence[Example], scores: np.ndarray, samples: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """95% percentile interval of the mean score, 0 to 100, drawing whole articles with replacement.
+    """95% percentile interval of the mean score, 0 to 100, by drawing whole articles with replacement.
 
-    Questions on one article succeed and fail together; drawing questions would make the interval too narrow.
-    (Efron and Tibshirani 1993, chapter 13.)
+    Questions about one article succeed and fail together, so drawing single questions would make the interval too
+    narrow (Efron and Tibshirani 1993, chapter 13).
     """
     titles, article = np.unique([example.title for example in examples], return_inverse=True)
     totals, sizes = np.bincount(article, weights=scores), np.bincount(article)

@@ -1,4 +1,4 @@
-"""Reader: ask a trained model questions about texts, and get spans, probabilities and honest "no answer"s."""
+"""Reader: ask a trained model questions about texts; get spans with probabilities, or that there is no answer."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -8,34 +8,34 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+from minihub import json_type, parse_object, read_object
 from squad.calibration import probabilities
-from squad.evaluation import predict
-from squad.examples import DataError, Example, parse_object
-from squad.windows import make_windows
+from squad.examples import DataError, Example
+from squad.predict import predict
+from squad.windowing import MAX_LENGTH, MAX_QUESTION, OVERLAP, make_windows
 
-# what qa.json may say, and how it is taken
+# The settings that qa.json may hold.
 SETTINGS = {
     "null_threshold": float, "temperature": float, "max_length": int, "window_overlap": int,
     "max_question_tokens": int, "max_answer_tokens": int,
 }  # fmt: skip
-LARGEST_SETTINGS = 2**20  # bytes read: what is longer is cut, and no JSON then
 NO_ANSWER = {"start": 0, "end": 0, "answer": ""}
 
 
 class Reader:
-    """Answers questions about texts of any length with spans of them, or with "" where the text has no answer.
+    """Answers questions about texts of any length with spans of them, or with "" when the text has no answer.
 
     reader(question="Who is Vin?", context="Vin is a Mistborn.") ->
         {"score": 0.9, "start": 7, "end": 17, "answer": "a Mistborn", "null_margin": -3.1}
 
     Args:
-        model: called as model(input_ids, token_type_ids, attention_mask), each (B, T); returns start and end
-            logits, each (B, T). It is moved to `device` and put in eval mode, here and for good.
+        model: called as model(input_ids, token_type_ids, attention_mask), each (B, T); returns start and end logits,
+            each (B, T). It is moved to `device` and put in eval mode.
         tokenizer: the model's, without truncation or padding of its own.
-        null_threshold: "" is the answer where null score - best span's score exceeds it (logits).
+        null_threshold: the answer is "" when null score - best span's score exceeds it (logits).
         temperature: scores are divided by it before they become probabilities; 1 changes nothing.
         max_length, window_overlap, max_question_tokens: how contexts are cut, as for `make_windows`.
-        max_answer_tokens: longest answer looked for.
+        max_answer_tokens: of the longest answer looked for.
         device, precision: where to compute, and the dtype of the matrix products.
     """
 
@@ -45,9 +45,9 @@ class Reader:
         tokenizer: Tokenizer,
         null_threshold: float = 0.0,
         temperature: float = 1.0,
-        max_length: int = 384,
-        window_overlap: int = 128,
-        max_question_tokens: int = 64,
+        max_length: int = MAX_LENGTH,
+        window_overlap: int = OVERLAP,
+        max_question_tokens: int = MAX_QUESTION,
         max_answer_tokens: int = 30,
         device: torch.device | str = "cpu",
         precision: torch.dtype = torch.float32,
@@ -73,51 +73,46 @@ class Reader:
         handle_impossible_answer: bool = True,
         progress: Callable[[Iterable], Iterable] = iter,
     ) -> dict | list:
-        """The answer to each question, best first where there are several.
+        """The answer to each question; several of them best first.
 
         Args:
-            question, context: a text or a list of texts each; a single one goes with every item of the other.
-                Lists are batched by length, and each distinct context is tokenised once.
-            top_k: how many different answers to give.
-            handle_impossible_answer: let "" be an answer; off, the best span is given whatever the null score.
+            question, context: a text or a list of texts each; a single one goes with every item of the other. Lists are
+                batched by length, and each distinct context is tokenised once.
+            top_k: how many different answers to return; there are at most 20 and "".
+            handle_impossible_answer: whether "" may be an answer; if not, the best span is returned whatever the null
+                score.
             progress: wraps the loop over batches (tqdm, say).
         Returns for one question a dict or, with top_k > 1, a list of at most top_k; for a list, a list of those.
             answer = context[start:end], character offsets into the raw context ("" has start = end = 0).
-            score: the model's probability of this answer, 0 to 1, against the best spans of all windows (20, or
-                top_k) and "" (all spans beyond them together weigh next to nothing). After calibration on a
-                dev set, about that share of the answers given with this score are exactly right there; on
-                texts unlike those, nothing is promised.
-            null_margin: null score - best span's score - null_threshold, in logits; above 0 where the model
-                says that the text has no answer.
+            score: the probability of this answer, 0 to 1, against the 20 best spans of all windows and "". After
+                calibration on a dev set, about that share of the answers with this score are exactly right there; on
+                texts unlike those nothing is promised.
+            null_margin: null score - best span's score - null_threshold, in logits; above 0 when the model says that
+                the text has no answer.
             A context without any token (empty, only white space) has "" as its answer, with score 1.
-        Raises TypeError for anything that is no text, ValueError for a blank question, texts that are no valid
-            Unicode, lists of different lengths, or top_k below 1.
+        Raises TypeError for anything that is not text; ValueError for a blank question, for text that is not valid
+            Unicode, for lists of different lengths, and for top_k below 1.
         """
         if not isinstance(top_k, int) or top_k < 1:
             raise ValueError(f"top_k is {top_k!r}, expected a whole number of at least 1")
         questions, contexts, single = _pairs(question, context)
         if not questions:
             return []
-        examples = [
-            Example(str(i), q, c, (), True, "") for i, (q, c) in enumerate(zip(questions, contexts, strict=True))
-        ]
+        pairs = zip(questions, contexts, strict=True)
+        examples = [Example(str(i), q, c, (), True, "") for i, (q, c) in enumerate(pairs)]
         windows = make_windows(examples, self.tokenizer, self.max_length, self.window_overlap, self.max_question_tokens)
-        autocast = torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
-        with autocast:
-            predictions = predict(
-                self.model, examples, windows, self.device, self.max_answer_tokens,
-                n_best=max(20, top_k), progress=progress,
-            )  # fmt: skip
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+            predictions = predict(self.model, examples, windows, self.device, self.max_answer_tokens, progress)
         found = []
         for example in examples:
-            answers = self._answers(predictions.nbest[example.id], handle_impossible_answer)
+            answers = self._answers(predictions.nbest[example.id], handle_impossible_answer)[:top_k]
             margin = predictions.null_odds[example.id] - self.null_threshold
-            answers = [{**answer, "null_margin": margin} for answer in answers[:top_k]]
+            answers = [{**answer, "null_margin": margin} for answer in answers]
             found.append(answers[0] if top_k == 1 else answers)
         return found[0] if single else found
 
     def _answers(self, entries: list[dict], handle_impossible_answer: bool) -> list[dict]:
-        """A question's n-best list -> its answers, most probable first; never none."""
+        """A question's n-best list -> its answers, most probable first; at least one."""
         chances = probabilities(entries, self.null_threshold, self.temperature)
         answers = []
         for i in np.argsort(-chances, kind="stable").tolist():
@@ -131,14 +126,15 @@ class Reader:
 
 
 def parse_question(raw: bytes | str) -> dict:
-    """One JSON object with a `question` and a `context`, as a line of a file or a request brings it.
+    """Parse a JSON object with a `question` and a `context`, as in a line of a file or a request.
 
-    Raises ValueError when it is none, or when a Reader could not be asked with it.
+    Raises ValueError when it is something else, or when a Reader would refuse it.
     """
-    item = parse_object(raw, "the question")
+    item = parse_object(raw, "the question", DataError)
     for name in ("question", "context"):
         if not isinstance(item.get(name), str):
-            raise ValueError(f"{name!r} is {type(item.get(name)).__name__}, expected a text")
+            found = json_type(item[name]) if name in item else "missing"
+            raise DataError(f"{name!r} is {found}, expected text")
     _pairs(item["question"], item["context"])
     return item
 
@@ -152,7 +148,7 @@ def _pairs(question: str | list[str], context: str | list[str]) -> tuple[list[st
     elif isinstance(context, str):
         contexts = contexts * len(questions)
     if len(questions) != len(contexts):
-        raise ValueError(f"{len(questions)} questions and {len(contexts)} contexts, expected as many of each")
+        raise ValueError(f"{len(questions)} questions and {len(contexts)} contexts, expected equally many")
     for i, text in enumerate(questions):
         if not text.strip():
             raise ValueError(f"question{'' if single else f' {i}'} is blank, expected a question")
@@ -162,36 +158,32 @@ def _pairs(question: str | list[str], context: str | list[str]) -> tuple[list[st
 def _texts(name: str, value: object) -> list[str]:
     items = [value] if isinstance(value, str) else value
     if not isinstance(items, list | tuple):
-        raise TypeError(f"{name} is a {type(value).__name__}, expected a text or a list of texts")
+        raise TypeError(f"{name} is of type {type(value).__name__}, expected a text or a list of texts")
     for i, item in enumerate(items):
         where = name if items is not value else f"{name} {i}"
         if not isinstance(item, str):
-            raise TypeError(f"{where} is a {type(item).__name__}, expected a text")
+            raise TypeError(f"{where} is of type {type(item).__name__}, expected a text")
         try:
             item.encode()
         except UnicodeEncodeError as error:
-            raise ValueError(
-                f"{where} is no valid Unicode: character {error.start} is half of a surrogate pair"
-            ) from None
+            message = f"{where} is not valid Unicode: character {error.start} is half a surrogate pair"
+            raise ValueError(message) from None
     return list(items)
 
 
 def read_settings(path: Path) -> dict[str, float | int]:
-    """What a model was saved with (qa.json): a Reader's settings by name, checked; {} where there is no such file.
+    """The settings that a model was saved with (qa.json), as arguments of a Reader; {} when there is no such file.
 
-    Raises DataError when it is no JSON object of numbers.
+    Raises DataError when the file is not a JSON object of numbers.
     """
     if not path.is_file():
         return {}
+    content = read_object(path, DataError)
     try:
-        with path.open("rb") as file:
-            content = parse_object(file.read(LARGEST_SETTINGS), str(path))
         settings = {name: kind(content[name]) for name, kind in SETTINGS.items() if name in content}
-    except DataError:
-        raise
-    except (OSError, ValueError, TypeError, OverflowError) as error:
-        raise DataError(f"{path}: not readable settings ({error}), expected numbers by name") from error
+    except (ValueError, TypeError, OverflowError) as error:
+        raise DataError(f"{path}: {error}, expected numbers by name") from error
     for name, value in settings.items():
         if not math.isfinite(value):
-            raise DataError(f"{path}: {name} is {value}, expected a number")
+            raise DataError(f"{path}: {name} is {value}, expected a finite number")
     return settings

@@ -1,4 +1,4 @@
-"""What two answers are compared by: a text -> its words, after the official script's rules or MLQA's."""
+"""How two answers are compared: a text -> its normalised words, by the official script's rules or by MLQA's."""
 
 import re
 import string
@@ -8,7 +8,7 @@ from functools import partial
 from itertools import chain, islice
 from typing import NamedTuple
 
-Words = Callable[[str], list[str]]
+Normalize = Callable[[str], list[str]]  # a text -> the words that count
 
 ENGLISH_ARTICLES = re.compile(r"\b(a|an|the)\b")
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -17,33 +17,34 @@ ARTICLES = {
     "es": re.compile(r"\b(un|una|unos|unas|el|la|los|las)\b"),
     "de": re.compile(r"\b(ein|eine|einen|einem|eines|einer|der|die|das|den|dem|des)\b"),
     "vi": re.compile(r"\b(của|là|cái|chiếc|những)\b"),
-    # MLQA's pattern has a second half that can match nothing; so this is taken out wherever it stands, inside words too
+    # MLQA's pattern removes it everywhere, even inside words (its second half can match nothing)
     "ar": re.compile("ال"),
 }
 CHINESE = re.compile("[\u4e00-\u9fa5]")
 
 
 class Scoring(NamedTuple):
-    """A way to compare answers, and how to speak of it."""
+    """A way to compare answers, with its name and description."""
 
     name: str
-    language: str  # ISO 639 code; "": none
-    words: Words
-    rules: str  # what is done to a text, to follow the name in a sentence
+    language: str  # ISO 639 code; "" for none
+    normalize: Normalize
+    rules: str  # what it does to a text, as the predicate of a sentence
 
 
-def official_words(text: str) -> list[str]:
-    """Lower case, no ASCII punctuation, no English articles: what evaluate-v2.0.py compares."""
+def normalize_answer(text: str) -> list[str]:
+    """Lower-case the text, remove ASCII punctuation and English articles, split it: what evaluate-v2.0.py compares."""
     return ENGLISH_ARTICLES.sub(" ", text.lower().translate(NO_PUNCTUATION)).split()
 
 
-def multilingual_words(text: str, language: str = "") -> list[str]:
-    """Lower case, no punctuation of any script, no articles of the language; in Chinese each character is a word.
+def normalize_multilingual(text: str, language: str = "") -> list[str]:
+    """Lower-case the text, remove the punctuation of all scripts and the language's articles, split it; in Chinese each
+    character is a word.
 
     These are the rules of mlqa_evaluation_v1.py (Lewis et al. 2020, arXiv 1910.07475), which knows ar, de, en, es, hi,
-    vi and zh; any other language is split at white space and keeps all its words.
+    vi and zh; in any other language no word is removed.
 
-    Args: language: an ISO 639 code; "": none, no articles go.
+    Args: language: an ISO 639 code; "" for none.
     """
     text = "".join(c for c in text.lower() if not is_punctuation(c))
     if language in ARTICLES:
@@ -54,36 +55,36 @@ def multilingual_words(text: str, language: str = "") -> list[str]:
 
 
 def is_punctuation(character: str) -> bool:
-    """Unicode's categories P*, and the ASCII symbols such as $ and + that string.punctuation has besides."""
+    """Unicode's categories P*, and ASCII symbols such as $ and +, which string.punctuation has too."""
     return character in string.punctuation or unicodedata.category(character).startswith("P")
 
 
-OFFICIAL = Scoring("official", "", official_words, "takes out ASCII punctuation and a, an, the")
+OFFICIAL = Scoring("official", "", normalize_answer, "removes ASCII punctuation and a, an, the")
 
 
 def find_scoring(name: str, language: str = "") -> Scoring:
-    """`official` or `multilingual`, the latter for a language. Raises ValueError for another name."""
+    """The scoring `official`, or `multilingual` for a language. Raises ValueError for another name."""
     if name == "official":
         return OFFICIAL
     if name != "multilingual":
         raise ValueError(f"scoring is {str(name)[:60]!r}, expected official or multilingual")
     articles = f"the articles of {language!r}" if language in ARTICLES else "no articles"
-    rules = f"takes out all Unicode punctuation and {articles}"
+    rules = f"removes all Unicode punctuation and {articles}"
     rules += ", and splits Chinese into characters" * (language == "zh")
-    return Scoring(name, language, partial(multilingual_words, language=language), rules)
+    return Scoring(name, language, partial(normalize_multilingual, language=language), rules)
 
 
 def choose_scorings(name: str, language: str, contexts: Sequence[str]) -> tuple[Scoring, list[Scoring]]:
-    """The scoring asked for, and those to put beside it: none for English, both where official rules do not fit."""
+    """The scoring of this name, and those to report beside it: both where the official rules do not fit, else none."""
     both = [find_scoring(each, language) for each in ("official", "multilingual")]
     return find_scoring(name, language), [] if is_english(contexts, language) else both
 
 
 def is_english(contexts: Sequence[str], language: str = "", letters: int = 1000, least: float = 0.5) -> bool:
-    """Whether the official rules may be taken to fit: the language says so, or where none is given the script.
+    """Whether the official rules fit: decided by the language or, when none is given, by the script.
 
-    The script: at least the share `least` of the first so many letters of the contexts is ASCII; true where they have
-    none. So Spanish or German passes for English unless `language` tells.
+    By the script it is English when at least the share `least` of the contexts' first `letters` letters is ASCII, or
+    when there are no letters. Spanish or German therefore counts as English unless `language` is given.
     """
     if language:
         return language == "en"

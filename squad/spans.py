@@ -1,13 +1,14 @@
-"""Logits -> loss, and logits -> best spans -> predictions.
+"""Logits -> the best spans of each window -> predictions for each question.
 
-A span's score is start_logit[first] + end_logit[last]; the null score, for "no answer", is the same sum at
-[CLS] (Devlin et al. 2018, section 4.3). Window scores are compared as they are, so a question's answer is the
-best span of all its windows, and its null score the lowest of theirs: one window that sees an answer is enough.
+A span's score is start_logit[first] + end_logit[last]; the null score, for "no answer", is the same sum at [CLS]
+(Devlin et al. 2018, section 4.3). Scores of windows are compared as they are: a question's answer is the best span of
+all its windows, and its null score the lowest of theirs, since one window that sees an answer is enough.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch.nn.functional as F
@@ -16,38 +17,49 @@ from torch import Tensor
 from squad.examples import Example
 from squad.windows import Windows
 
-# null odds of a question whose context has no token at all; finite, so that JSON can hold it
+# The null odds of a question whose context has no token at all; finite, so that JSON can hold them.
 CERTAIN = 1e6
+# Spans kept per window, and answers kept per question. All others together have next to no probability.
+N_BEST = 20
 
 
-def span_loss(
-    start_logits: Tensor,
-    end_logits: Tensor,
-    start_positions: Tensor,
-    end_positions: Tensor,
-    span_mask: Tensor,
-    reduction: str = "mean",
-) -> Tensor:
-    """The mean of two cross entropies, each over [CLS] and the context positions; a scalar.
+class WindowPredictions(NamedTuple):
+    """The n best spans of W windows, best first (score -inf where a window has fewer), and their null scores."""
 
-    Args: logits and span_mask (bool), each (B, T); positions (B,), 0 meaning no answer. Position 0 is a
-        class like any other: it is never ignored. reduction: `none` gives each window's own, (B,).
+    scores: np.ndarray  # (W, n)
+    start_index: np.ndarray  # (W, n) position of the first token
+    end_index: np.ndarray  # (W, n) position of the last token
+    null_score: np.ndarray  # (W,)
+    loss: np.ndarray  # (W,) for windows with labels
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says about each question, by id, before any threshold decides on "no answer".
+
+    answers: the text of the best span, "" only where the context has no token.
+    null_odds: null score minus the best span's score, in logits: the higher, the likelier that there is no answer.
+    nbest: the N_BEST best answers and "", most probable first, each with text, probability (a softmax over these),
+        score, start and end (characters of the context; None for "").
     """
-    start, end = (
-        F.cross_entropy(logits.float().masked_fill(~span_mask, -math.inf), positions, reduction=reduction)
-        for logits, positions in ((start_logits, start_positions), (end_logits, end_positions))
-    )
-    return (start + end) / 2
+
+    answers: dict[str, str]
+    null_odds: dict[str, float]
+    nbest: dict[str, list[dict]]
 
 
 def best_spans(
-    start_logits: Tensor, end_logits: Tensor, span_mask: Tensor, max_answer_tokens: int = 30, n_best: int = 20
+    start_logits: Tensor,
+    end_logits: Tensor,
+    span_mask: Tensor,
+    max_answer_tokens: int = 30,
+    n_best: int = N_BEST,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The n best spans of each window, found exactly: every start with every end it may have.
+    """The n best spans of each window, found exactly: every start is combined with every end it may have.
 
     Args: logits and span_mask (bool), each (B, T).
-    Returns scores, firsts, lasts, each (B, n) and best first (score -inf where a window has fewer spans),
-        and the null score, (B,). n is n_best, or fewer where T x max_answer_tokens spans are.
+    Returns scores, start_index, end_index, each (B, n), best first (score -inf where a window has fewer spans), and the
+        null score, (B,). n is n_best, or T x max_answer_tokens where that is less.
     """
     context = span_mask.clone()
     context[:, 0] = False
@@ -56,79 +68,53 @@ def best_spans(
     K = max_answer_tokens
     ends = F.pad(end, (0, K - 1), value=-math.inf).unfold(1, K, 1)  # (B, T, K): [b, t, k] is end[b, t + k]
     best_end = ends.amax(-1)  # (B, T)
-    # The n best spans start at n of the starts whose best span is best, so only those are spread out.
+    # The n best spans start at the n starts whose best span scores highest, so only those are expanded.
     n = min(n_best, start.size(1))
     _, starts = (start + best_end).topk(n)  # (B, n)
     spans = start.gather(1, starts)[:, :, None] + ends.gather(1, starts[:, :, None].expand(-1, -1, K))
     scores, flat = spans.flatten(1).topk(min(n_best, n * K))  # (B, n x K) -> (B, n)
-    firsts = starts.gather(1, flat // K)
-    null = start_logits[:, 0].float() + end_logits[:, 0].float()
-    return scores, firsts, firsts + flat % K, null
+    start_index = starts.gather(1, flat // K)
+    null_score = start_logits[:, 0].float() + end_logits[:, 0].float()
+    return scores, start_index, start_index + flat % K, null_score
 
 
-@dataclass(frozen=True)
-class Predictions:
-    """What a model says of each question, by id, before any threshold decides on "no answer".
-
-    answers: the best span's text, "" only where the context has no token.
-    null_odds: null score minus the best span's score, in logits: the higher, the likelier no answer.
-    nbest: the best answers and "" with text, probability (softmax over the list), score, start and end
-        (characters of the context; None for ""), most probable first.
-    """
-
-    answers: dict[str, str]
-    null_odds: dict[str, float]
-    nbest: dict[str, list[dict]]
-
-
-def decode(
-    examples: Sequence[Example],
-    windows: Windows,
-    scores: np.ndarray,
-    firsts: np.ndarray,
-    lasts: np.ndarray,
-    null: np.ndarray,
-    n_best: int = 20,
-) -> Predictions:
-    """The best spans of all windows -> predictions for all examples.
-
-    Args: scores, firsts, lasts (W, n) and null (W,), as `best_spans` gives them, in the order of `windows`.
-    """
+def decode(examples: Sequence[Example], windows: Windows, found: WindowPredictions) -> Predictions:
+    """The best spans of all windows, in their order -> predictions for all examples."""
     E = len(examples)
     null_score = np.full(E, np.inf)
-    np.minimum.at(null_score, windows.example, null)
-    window, column = np.nonzero(np.isfinite(scores))
-    score, owner = scores[window, column], windows.example[window]
-    chars = windows.char_spans(window, firsts[window, column], lasts[window, column])
+    np.minimum.at(null_score, windows.example_index, found.null_score)
+    window_ids, column = np.nonzero(np.isfinite(found.scores))
+    score, owner = found.scores[window_ids, column], windows.example_index[window_ids]
+    chars = windows.char_spans(window_ids, found.start_index[window_ids, column], found.end_index[window_ids, column])
     order = np.lexsort((-score, owner))  # by example, best first
     score, (starts, ends) = score[order].tolist(), chars[order].T.tolist()
-    rows = np.searchsorted(owner[order], np.arange(E + 1)).tolist()
+    row_splits = np.searchsorted(owner[order], np.arange(E + 1)).tolist()
 
     answers, null_odds, nbest = {}, {}, {}
     for i, example in enumerate(examples):
-        found: dict[str, dict] = {}
-        for at in range(rows[i], rows[i + 1]):
-            if len(found) == n_best:
+        texts: dict[str, dict] = {}
+        for at in range(row_splits[i], row_splits[i + 1]):
+            if len(texts) == N_BEST:
                 break
             start, end = starts[at], ends[at]
             text = example.context[start:end]
-            found.setdefault(text, {"text": text, "score": score[at], "start": start, "end": end})
-        best = next(iter(found.values()), {"text": "", "score": float(null_score[i]) - CERTAIN})
+            texts.setdefault(text, {"text": text, "score": score[at], "start": start, "end": end})
+        best = next(iter(texts.values()), {"text": "", "score": float(null_score[i]) - CERTAIN})
         answers[example.id] = best["text"]
         null_odds[example.id] = float(null_score[i]) - best["score"]
         nothing = {"text": "", "score": float(null_score[i]), "start": None, "end": None}
-        nbest[example.id] = _with_probabilities([*found.values(), nothing])
+        nbest[example.id] = _with_probabilities([*texts.values(), nothing])
     return Predictions(answers, null_odds, nbest)
 
 
 def apply_threshold(predictions: Predictions, threshold: float) -> dict[str, str]:
-    """The answer of each question, "" where its null odds exceed the threshold."""
+    """The answer to each question, "" where its null odds exceed the threshold."""
     odds = predictions.null_odds
     return {id: "" if odds[id] > threshold else text for id, text in predictions.answers.items()}
 
 
 def _with_probabilities(entries: list[dict]) -> list[dict]:
-    entries.sort(key=lambda entry: -entry["score"])
+    entries = sorted(entries, key=lambda entry: -entry["score"])
     weights = [math.exp(entry["score"] - entries[0]["score"]) for entry in entries]
     total = sum(weights)
     for entry, weight in zip(entries, weights, strict=True):

@@ -21,12 +21,18 @@ from pathlib import Path
 
 import torch
 
+import minihub
+import minirun
+import minirun.checkpoint
+import train
+
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from options import Options
+
 import lora
 import minibert
 import squad
-from minibert.tokenizer import SPECIAL_TOKENS, wordpiece_tokenizer
-from options import Options
+from minibert.wordpiece import SPECIAL_TOKENS, wordpiece_tokenizer
 
 SECONDS, MEMORY = 10, 2**30
 HOSTILE = [
@@ -129,20 +135,20 @@ class Workshop:
         self.model, self.optimizer, self.scaler = self.trainee()
         lora.save_adapter(self.model, folder / "adapter", self.names, str(folder))
         settings = {"null_threshold": 1.5, "temperature": 1.2, "max_length": 40, "window_overlap": 8}
-        minibert.write_json(
+        minihub.write_json(
             folder / "adapter" / "qa.json", settings | {"max_question_tokens": 8, "max_answer_tokens": 9}
         )
-        minibert.write_json(folder / "options.json", vars(Options()))
-        minibert.save_checkpoint(folder / "checkpoint", self.model, self.optimizer, self.scaler, {"step": 7})
+        minihub.write_json(folder / "options.json", vars(Options()))
+        minirun.checkpoint.save_checkpoint(folder / "checkpoint", self.model, self.optimizer, self.scaler, {"step": 7})
         qas = [{"id": "x", "question": "who is vin", "answers": [{"text": "vin", "answer_start": 0}]}]
         qas += [{"id": "y", "question": "who", "answers": [], "is_impossible": True}]
         paragraph = {"context": "vin is a mistborn, and so on", "qas": qas}
-        minibert.write_json(folder / "squad.json", {"data": [{"title": "Vin", "paragraphs": [paragraph]}]})
+        minihub.write_json(folder / "squad.json", {"data": [{"title": "Vin", "paragraphs": [paragraph]}]})
 
     def trainee(self):
         model = minibert.load_pretrained(self.folder)
         lora.add_lora(model, 2, 4)
-        optimizer = minibert.make_optimizer(model, 0.0)
+        optimizer = train.make_optimizer(model, 0.0)
         return model, optimizer, torch.amp.GradScaler("cpu", enabled=False)
 
     def forward(self, model) -> None:
@@ -171,10 +177,12 @@ class Workshop:
         assert len(reader.tokenizer.get_vocab()) > 0
 
     def load_options(self) -> None:
-        Options(**minibert.saved_options(self.folder / "options.json", Options))
+        Options(**minirun.command.saved_options(self.folder / "options.json", Options))
 
     def load_checkpoint(self) -> None:
-        progress = minibert.load_checkpoint(self.folder / "checkpoint", self.model, self.optimizer, self.scaler)
+        progress = minirun.checkpoint.load_checkpoint(
+            self.folder / "checkpoint", self.model, self.optimizer, self.scaler
+        )
         assert progress == {"step": 7}, progress
 
     def load_data(self) -> None:

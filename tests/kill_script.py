@@ -1,4 +1,4 @@
-"""What test_interruptions.py starts: train.py, killed by itself at one of its operations on files.
+"""What test_interruptions.py starts: train.py, which kills itself at one of its operations on files.
 
 python kill_script.py N train.py's arguments...      N: the operation before which it dies, counted from 1; 0: none
 """
@@ -6,12 +6,10 @@ python kill_script.py N train.py's arguments...      N: the operation before whi
 import os
 import signal
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+from helpers import train
 
-import minibert
-import train
+import minirun
 
 at, *arguments = sys.argv[1:]
 count = 0
@@ -28,6 +26,6 @@ def deadly(operation):
     return counted
 
 
-# what brings a file to the disk and under its name: death may come before, between and after them
+# These bring a file to the disk and rename it: death may come before, between and after them.
 os.fsync, os.replace = deadly(os.fsync), deadly(os.replace)
-minibert.run_command(lambda: train.main(arguments))
+minirun.run_command(lambda: train.main(arguments))

@@ -8,7 +8,7 @@ import struct
 import torch
 from safetensors.torch import load_file, save_file
 
-from minibert.tokenizer import SPECIAL_TOKENS, wordpiece_tokenizer
+from minibert.wordpiece import SPECIAL_TOKENS, wordpiece_tokenizer
 
 DEEP = "[" * 100_000
 

@@ -1,4 +1,4 @@
-"""What the tests start under torchrun: train.py, with one of its processes made to fail or to get a signal.
+"""What the tests start under torchrun: train.py, where one process can be made to fail or to get a signal.
 
 python parallel_script.py {plain,signal,fail} STEP train.py's arguments...
 """
@@ -6,12 +6,10 @@ python parallel_script.py {plain,signal,fail} STEP train.py's arguments...
 import os
 import signal
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+from helpers import train
 
-import minibert
-import train
+import minirun
 
 what, at, *arguments = sys.argv[1:]
 original, taken = train.training_step, []
@@ -28,4 +26,4 @@ def training_step(*args):
 
 
 train.training_step = training_step
-minibert.run_command(lambda: train.main(arguments))
+minirun.run_command(lambda: train.main(arguments))

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import flags, read_log
+from helpers import flags, read_log
 from test_cache import assert_equal
 
 import squad.dataset
@@ -35,12 +35,12 @@ def test_as_if_the_file_had_no_others(tiny, tokenizer, by_hand, limit):
 
 
 def test_kept_windows_are_not_those_of_as_many_other_questions(tiny, tokenizer, by_hand, tmp_path, monkeypatch):
-    monkeypatch.setattr(squad.dataset, "WORTH_KEEPING", 1)
+    monkeypatch.setattr(squad.dataset, "WORTH_CACHING", 1)
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path / "hub"))
     load_dataset(tiny / "squad.json", tokenizer, SIZES, 5)
     data = load_dataset(tiny / "squad.json", tokenizer, SIZES, 5, answerable_only=True)
     assert_equal(data.windows, load_dataset(by_hand, tokenizer, SIZES, 5).windows)
-    assert len(list((tmp_path / "hub").rglob("*.safetensors"))) == 3
+    assert len(list((tmp_path / "hub").rglob("*.npz"))) == 3
 
 
 def test_a_run_without_them_says_so_and_keeps_to_it(tiny, tmp_path, capsys):
@@ -49,7 +49,7 @@ def test_a_run_without_them_says_so_and_keeps_to_it(tiny, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "train  16 questions (8 unanswerable left out), " in printed
     assert "dev  16 questions (8 unanswerable left out), " in printed
-    assert "16 questions, all with an answer (8 without one left out): look at always answering" in printed
+    assert "16 questions, all with an answer (8 without one left out): read the line for always answering" in printed
     assert "the null threshold means nothing here" in printed
     metrics = json.loads((out / "metrics.json").read_text())
     assert (metrics["total"], metrics["left_out"]) == (16, 8)
@@ -57,7 +57,7 @@ def test_a_run_without_them_says_so_and_keeps_to_it(tiny, tmp_path, capsys):
     [logged] = [line for line in read_log(out) if "f1" in line]
     assert logged["f1"] == metrics["always_answer"]["f1"] == metrics["f1"]
 
-    with pytest.raises(ValueError, match="--answerable-only True -> False: cannot change in a run that goes on"):
+    with pytest.raises(ValueError, match="--answerable-only True -> False: cannot change in a resumed run"):
         train.main(["--resume", str(out), "--no-answerable-only"])
     assert train.main(["--evaluate", str(out)]) == 0
     assert "16 questions, all with an answer (8 without one left out)" in capsys.readouterr().out

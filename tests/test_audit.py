@@ -1,12 +1,17 @@
 """The audit's causes, each from a case made for it."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
-from conftest import DATA
+from helpers import DATA, ROOT
+from tokenizers import Tokenizer, models, pre_tokenizers
 
-from squad import Answer, Example, make_windows
-from squad.audit import audit, main, read_back
+from squad import Answer, Example, make_windows, official_metrics
+from squad.audit.__main__ import main
+from squad.audit.alignment import audit, read_back
+from squad.scoring import find_scoring
 
 
 def test_causes(tokenizer):
@@ -24,7 +29,7 @@ def test_causes(tokenizer):
         assert read_back(Answer(text, start), context, offsets, [(0, 8), (7, 9)], max_answer_tokens=5) == expected
 
 
-def test_ceiling_takes_the_best_readable_answer(tokenizer):
+def test_a_perfect_model_takes_the_best_readable_answer(tokenizer):
     context = "vin is mistborn"
     answers = (Answer("istborn", 8), Answer("vin", 0))
     examples = [Example("x", "who", context, answers, False, "t"), Example("y", "who", context, (), True, "t")]
@@ -40,7 +45,7 @@ def test_command_line_on_real_data(has_minilm, capsys):
     counted = [int(line[18:27].replace(",", "")) for line in lines[1:-1]]
     assert sum(counted) == 2703
     assert counted[0] > 2600
-    assert lines[-1].startswith("ceiling of a perfect model: EM ")
+    assert lines[-1].startswith("a perfect model would reach EM ")
 
 
 def test_wrong_offsets_are_counted(has_minilm, capsys, tmp_path):
@@ -53,4 +58,39 @@ def test_wrong_offsets_are_counted(has_minilm, capsys, tmp_path):
     assert main([str(tmp_path / "x.json")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[2:4] for line in lines if "wrong offset" in line] == [["1", "50.00%"]]
-    assert lines[-1] == "ceiling of a perfect model: EM 100.00, F1 100.00"
+    assert lines[-1] == "a perfect model would reach EM 100.00, F1 100.00"
+
+
+def test_the_command_names_the_scoring_asked_for(has_minilm, capsys, tmp_path):
+    qas = [{"id": "a", "question": "?", "answers": [{"text": "vin", "answer_start": 0}]}]
+    data = {"data": [{"title": "t", "paragraphs": [{"context": "vin is mistborn", "qas": qas}]}]}
+    (tmp_path / "x.json").write_text(json.dumps(data))
+    figures = []
+    for more in ([], ["--scoring", "multilingual", "--language", "hi"]):
+        assert main([str(tmp_path / "x.json"), *more]) == 0
+        figures.append(capsys.readouterr().out.splitlines()[-1])
+    assert figures[0] == "a perfect model would reach EM 100.00, F1 100.00"
+    assert figures[1] == f"{figures[0]} (multilingual scoring)"
+
+
+def test_an_answer_that_is_right_by_one_scoring_only():
+    """The answer's token has a danda, India's full stop, at its end: punctuation that only MLQA's rules remove."""
+    words = Tokenizer(models.WordLevel({"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3}, "[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    examples = [Example("a", "?", "vin\u0964 is mistborn", (Answer("vin", 0),), False, "t")]
+    windows = make_windows(examples, words)
+    multilingual = find_scoring("multilingual", "hi").normalize
+    causes, answers = audit(examples, windows, normalize=multilingual)
+    assert (causes, answers) == ({"sub-word boundary": 1}, {"a": "vin\u0964"})
+    assert official_metrics(examples, answers, normalize=multilingual)["exact"] == 100
+    assert official_metrics(examples, answers)["exact"] == 0
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    command = [sys.executable, "-m", "squad.audit", str(tmp_path / "nowhere.json")]
+    plain = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    shown = subprocess.run([*command, "--debug"], cwd=ROOT, capture_output=True, text=True)
+    assert (plain.returncode, shown.returncode) == (2, 2)
+    [line] = plain.stderr.splitlines()
+    assert line.startswith("squad.audit: ") and "no such file" in line
+    assert "Traceback" in shown.stderr

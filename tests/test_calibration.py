@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from squad import Answer, Example, Predictions, calibrate, calibration_error, probabilities
+from squad import Answer, Example, Predictions
+from squad.calibration import calibrate, calibration_error, probabilities
 
 scores = st.floats(-20, 20)
 

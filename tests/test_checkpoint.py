@@ -4,10 +4,13 @@ import re
 
 import pytest
 import torch
+from helpers import add_lora
 
-import lora
 import minibert
-from minibert import CheckpointError
+import minihub
+import minirun
+from minihub import CheckpointError
+from minirun.checkpoint import load_checkpoint, save_checkpoint
 
 
 def stepped(model, steps):
@@ -23,14 +26,14 @@ def stepped(model, steps):
 
 
 def test_round_trip(model, config, tmp_path):
-    lora.add_lora(model, 2, 4)
+    add_lora(model, 2, 4)
     optimizer, scaler = stepped(model, 3)
-    minibert.save_checkpoint(tmp_path / "c", model, optimizer, scaler, {"step": 3})
+    save_checkpoint(tmp_path / "c", model, optimizer, scaler, {"step": 3})
 
     other = minibert.BertForQuestionAnswering(config)
-    lora.add_lora(other, 2, 4)
+    add_lora(other, 2, 4)
     other_optimizer, other_scaler = stepped(other, 0)
-    assert minibert.load_checkpoint(tmp_path / "c", other, other_optimizer, other_scaler) == {"step": 3}
+    assert load_checkpoint(tmp_path / "c", other, other_optimizer, other_scaler) == {"step": 3}
     assert scaler.state_dict() == other_scaler.state_dict()
     pairs = zip(optimizer.param_groups[0]["params"], other_optimizer.param_groups[0]["params"], strict=True)
     for ours, theirs in pairs:
@@ -47,10 +50,10 @@ def names(folder):
 def test_the_newest_are_kept(model, tmp_path):
     optimizer, scaler = stepped(model, 1)
     for step in (1, 2, 30):
-        minibert.save_checkpoint(tmp_path / "c", model, optimizer, scaler, {"step": step})
+        save_checkpoint(tmp_path / "c", model, optimizer, scaler, {"step": step})
     assert names(tmp_path / "c") == ["00000002.safetensors", "00000030.safetensors"]
     assert names(tmp_path) == ["c"]
-    assert minibert.load_checkpoint(tmp_path / "c", model, optimizer, scaler) == {"step": 30}
+    assert load_checkpoint(tmp_path / "c", model, optimizer, scaler) == {"step": 30}
 
 
 DAMAGES = {
@@ -66,86 +69,87 @@ def test_a_damaged_one_is_told_and_the_one_before_is_used(damage, model, tmp_pat
     optimizer, scaler = stepped(model, 1)
     first = model.qa_outputs.bias.detach().clone()
     for step in (1, 2):
-        minibert.save_checkpoint(tmp_path / "c", model, optimizer, scaler, {"step": step})
+        save_checkpoint(tmp_path / "c", model, optimizer, scaler, {"step": step})
         with torch.no_grad():
             model.qa_outputs.bias.add_(1)
     newest = tmp_path / "c" / "00000002.safetensors"
     broken = DAMAGES[damage](newest.read_bytes())
     assert broken != newest.read_bytes()
     newest.write_bytes(broken)
-    assert minibert.load_checkpoint(tmp_path / "c", model, optimizer, scaler) == {"step": 1}
+    assert load_checkpoint(tmp_path / "c", model, optimizer, scaler) == {"step": 1}
     assert torch.equal(model.qa_outputs.bias, first)
     assert f"{newest} is damaged" in caplog.text
     assert names(tmp_path / "c") == ["00000001.safetensors", "00000002.safetensors.damaged"]
     (tmp_path / "c" / "00000001.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointError, match="no readable checkpoint, all 1 are damaged"):
-        minibert.load_checkpoint(tmp_path / "c", model, optimizer, scaler)
+        load_checkpoint(tmp_path / "c", model, optimizer, scaler)
 
 
 def test_one_that_cannot_be_read_is_not_taken_for_damaged(model, tmp_path, monkeypatch):
     optimizer, scaler = stepped(model, 1)
     for step in (1, 2):
-        minibert.save_checkpoint(tmp_path / "c", model, optimizer, scaler, {"step": step})
+        save_checkpoint(tmp_path / "c", model, optimizer, scaler, {"step": step})
 
     def fails(path):
         raise OSError(5, "Input/output error", str(path))
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="Input/output error"):
-        patch.setattr("minibert.checkpoint._read", fails)
-        minibert.load_checkpoint(tmp_path / "c", model, optimizer, scaler)
+        patch.setattr("minirun.checkpoint._read", fails)
+        load_checkpoint(tmp_path / "c", model, optimizer, scaler)
     assert names(tmp_path / "c") == ["00000001.safetensors", "00000002.safetensors"]
-    assert minibert.load_checkpoint(tmp_path / "c", model, optimizer, scaler) == {"step": 2}
+    assert load_checkpoint(tmp_path / "c", model, optimizer, scaler) == {"step": 2}
 
 
 def test_a_full_disk_leaves_the_one_before(model, tmp_path):
     """A limit on the size of files stands in for a full disk: both end in an error while the file is written."""
     resource = pytest.importorskip("resource")
     optimizer, scaler = stepped(model, 1)
-    minibert.save_checkpoint(tmp_path / "c", model, optimizer, scaler, {"step": 1})
+    save_checkpoint(tmp_path / "c", model, optimizer, scaler, {"step": 1})
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
     try:
-        with pytest.raises(OSError, match=r"c: cannot be written .* what was there before is as it was"):
-            minibert.save_checkpoint(tmp_path / "c", model, optimizer, scaler, {"step": 2})
+        with pytest.raises(OSError, match=r"c: cannot be written .* the files written before are unchanged"):
+            save_checkpoint(tmp_path / "c", model, optimizer, scaler, {"step": 2})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert names(tmp_path) == ["c"]
     assert names(tmp_path / "c") == ["00000001.safetensors"]
-    assert minibert.load_checkpoint(tmp_path / "c", model, optimizer, scaler) == {"step": 1}
+    assert load_checkpoint(tmp_path / "c", model, optimizer, scaler) == {"step": 1}
 
 
 def test_another_models_checkpoint_is_refused(model, config, tmp_path):
-    lora.add_lora(model, 2, 4)
+    add_lora(model, 2, 4)
     optimizer, scaler = stepped(model, 1)
-    minibert.save_checkpoint(tmp_path / "c", model, optimizer, scaler, {"step": 1})
+    save_checkpoint(tmp_path / "c", model, optimizer, scaler, {"step": 1})
     other = minibert.BertForQuestionAnswering(config)
-    lora.add_lora(other, 3, 4)
+    add_lora(other, 3, 4)
     with pytest.raises(CheckpointError, match="trainable parameters differ"):
-        minibert.load_checkpoint(tmp_path / "c", other, *stepped(other, 0))
-    assert minibert.load_checkpoint(tmp_path / "nowhere", other, *stepped(other, 0)) is None
+        load_checkpoint(tmp_path / "c", other, *stepped(other, 0))
+    assert load_checkpoint(tmp_path / "nowhere", other, *stepped(other, 0)) is None
 
 
-def test_fingerprints_see_what_does_not_train(model, config):
-    lora.add_lora(model, 2, 4)
-    before = minibert.fingerprint(model)
+def test_fingerprints_see_what_does_not_train_and_the_description(model):
+    add_lora(model, 2, 4)
+    before = minirun.fingerprint(model, "config")
     with torch.no_grad():
         model.qa_outputs.bias.add_(1)  # trains: the checkpoint has it
-    assert minibert.fingerprint(model) == before
+    assert minirun.fingerprint(model, "config") == before
+    assert minirun.fingerprint(model, "another config") != before
     with torch.no_grad():
         model.bert.layers[1].query.base.bias[0] += 1
-    assert minibert.fingerprint(model) != before
+    assert minirun.fingerprint(model, "config") != before
 
 
 def test_files_appear_whole_or_not_at_all(tmp_path):
     folder = tmp_path / "out"
-    with pytest.raises(ZeroDivisionError), minibert.whole_files(folder) as part:
+    with pytest.raises(ZeroDivisionError), minihub.atomic_write(folder) as part:
         (part / "a").write_text("half")
         1 / 0  # noqa: B018
     assert names(tmp_path) == []
     folder.mkdir()
     (folder / "a").write_text("old")
     (folder / "b").write_text("other")
-    with minibert.whole_files(folder) as part:
+    with minihub.atomic_write(folder) as part:
         (part / "a").write_text("new")
         assert (folder / "a").read_text() == "old"
     assert {path.name: path.read_text() for path in folder.iterdir()} == {"a": "new", "b": "other"}
@@ -153,11 +157,11 @@ def test_files_appear_whole_or_not_at_all(tmp_path):
 
 
 def test_a_second_writer_is_refused_until_the_first_is_done(tmp_path):
-    with minibert.only_writer(tmp_path / "run"):
-        second = minibert.only_writer(tmp_path / "run")
+    with minihub.only_writer(tmp_path / "run"):
+        second = minihub.only_writer(tmp_path / "run")
         with pytest.raises(ValueError, match="another process is writing"):
             second.__enter__()
-    with minibert.only_writer(tmp_path / "run"):
+    with minihub.only_writer(tmp_path / "run"):
         pass
 
 
@@ -166,8 +170,11 @@ def test_the_first_signal_is_noted_and_handlers_come_back():
     import signal
 
     before = signal.getsignal(signal.SIGTERM)
-    with minibert.stop_signals() as caught:
+    alone, cpu = minirun.Processes(), torch.device("cpu")
+    with minirun.catch_stop_signals() as stop:
+        assert not stop.is_made(alone, cpu)
         os.kill(os.getpid(), signal.SIGTERM)
-        assert caught == [signal.SIGTERM]
+        assert stop.is_made(alone, cpu)
+        assert stop.exit_status == 143
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # a second one ends at once
     assert signal.getsignal(signal.SIGTERM) == before

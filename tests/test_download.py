@@ -6,8 +6,9 @@ import urllib.error
 import pytest
 import torch
 
-import minibert
-from squad import DataError, download, find_squad_v2
+import minihub
+from squad import DataError, download
+from squad.download import find_squad_v2
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def test_without_a_network_the_error_says_what_to_do(hub, monkeypatch):
         raise urllib.error.URLError("no route to host")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
-    with pytest.raises(DataError, match=r"cannot be downloaded .* save it yourself and give its path"):
+    with pytest.raises(DataError, match=r"cannot be downloaded .* download it yourself and give its path"):
         find_squad_v2("train")
 
 
@@ -50,7 +51,7 @@ def test_a_hub_id_downloads_only_the_files_it_needs(tmp_path, monkeypatch):
 
     calls = []
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: calls.append((a, k)) or str(tmp_path))
-    assert minibert.find_model("google-bert/bert-base-uncased", revision="86b5e09") == tmp_path
+    assert minihub.find_model("google-bert/bert-base-uncased", revision="86b5e09") == tmp_path
     [((repository,), settings)] = calls
     assert (repository, settings["revision"]) == ("google-bert/bert-base-uncased", "86b5e09")
     files = ["config.json", "model.safetensors", "tokenizer.json", "vocab.txt", "model-00001-of-00002.safetensors"]

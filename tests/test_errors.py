@@ -7,14 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-from conftest import flags
-from mistakes import ASK, CASES
-
 import answer
+import pytest
+from helpers import flags
+from mistakes import ASK, CASES
+from options import Options
+
 import train
 from minibert import check_values
-from options import Options
 
 ROOT = Path(__file__).parent.parent
 TABLE = re.findall(r"^\| (.+?) \| (.+) \|$", (ROOT / "docs" / "errors.md").read_text(), re.MULTILINE)

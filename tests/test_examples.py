@@ -5,9 +5,10 @@ import gzip
 import json
 
 import pytest
-from conftest import DATA
+from helpers import DATA
 
 from squad import Answer, DataError, read_examples
+from squad.examples import WrongOffsetError
 
 GOOD = {
     "version": "v2.0",
@@ -73,12 +74,13 @@ def spoil(**changes):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ([1], "found a list where an object with 'data' was expected"),
-        ({"data": {}}, "'data' is a dict, expected list"),
-        ({"data": [3]}, "found a int where an object with 'paragraphs'"),
-        (spoil(paragraph__context=7), "article 'Vin': 'context' is a int, expected str"),
-        (spoil(question=None), "question a: 'question' is a NoneType"),
-        (spoil(id=5), "article 'Vin': 'id' is a int"),
+        ([1], "found a list, expected an object"),
+        ({"data": {}}, "'data' is an object, expected a list"),
+        ({}, "'data' is missing, expected a list"),
+        ({"data": [3]}, "found a whole number where an object with 'paragraphs'"),
+        (spoil(paragraph__context=7), "article 'Vin': 'context' is a whole number, expected text"),
+        (spoil(question=None), "question a: 'question' is null, expected text"),
+        (spoil(id=5), "article 'Vin': 'id' is a whole number, expected text"),
         (spoil(id="b"), "question b: this id occurs twice"),
         (spoil(is_impossible="false"), "question a: is_impossible is 'false'"),
         (spoil(is_impossible=True), "question a: is_impossible is True, but there are 1 answers"),
@@ -86,7 +88,7 @@ def spoil(**changes):
         (spoil(answer__answer_start=8), "question a: answer 'a Mistborn' at 8, but the context has ' Mistborn.' there"),
         (spoil(answer__answer_start=-11), "answer 'a Mistborn' at -11"),
         (spoil(answer__answer_start=10**9), "answer 'a Mistborn' at 1000000000"),
-        (spoil(answer__answer_start=True), "'answer_start' is a bool"),
+        (spoil(answer__answer_start=True), "'answer_start' is true or false, expected a whole number"),
         (spoil(answer__text=""), "answer '' at 7"),
     ],
 )
@@ -102,7 +104,7 @@ def test_what_is_wrong_is_said(tmp_path, data, message):
 def test_what_is_no_json_is_said(tmp_path, content):
     for name in ("bad.json", "bad.json.gz"):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(DataError, match="not readable as"):
+        with pytest.raises(DataError, match=r"not readable as JSON|cannot be read"):
             read_examples(tmp_path / name)
     with pytest.raises(DataError, match="no such file"):
         read_examples(tmp_path / "nowhere.json")
@@ -112,5 +114,19 @@ def test_bad_questions_can_be_left_out(tmp_path):
     messages = []
     examples = read_examples(write(tmp_path / "bad.json", spoil(answer__answer_start=8)), messages.append)
     assert [e.id for e in examples] == ["b"]
-    assert len(messages) == 1
-    assert "question a" in messages[0]
+    [error] = messages
+    assert isinstance(error, WrongOffsetError)
+    assert "question a" in str(error)
+
+
+def test_a_test_set_without_answers(tmp_path):
+    """Only ids, questions and contexts are read, whatever stands in the place of answers."""
+    data = spoil(answers="kept secret", is_impossible="who knows")
+    del data["data"][0]["paragraphs"][0]["qas"][1]["answers"]
+    path = write(tmp_path / "x.json", data)
+    with pytest.raises(DataError):
+        read_examples(path)
+    found = read_examples(path, need_answers=False)
+    assert [(e.id, e.question, e.answers) for e in found] == [("a", "Who is Vin?", ()), ("b", "Who is Kelsier?", ())]
+    with pytest.raises(DataError, match="'question' is null"):
+        read_examples(write(path, spoil(question=None)), need_answers=False)

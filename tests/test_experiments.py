@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import DATA, flags
+from helpers import DATA, flags
 from hypothesis import given
 from hypothesis import strategies as st
+from options import parse_options
 
 import squad
 from experiments import ablate, before_after, common, compare, padding, sweep
-from options import parse_options
 
 
 def example(id, title, context="vin is a mistborn", answers=()):

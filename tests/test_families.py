@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN
+from helpers import GOLDEN, HEAD, INPUTS, shake
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -14,13 +14,13 @@ from torch import nn
 
 import lora
 import minibert
+import minihub
 import squad
 from minibert.families import FAMILIES
-from minibert.tokenizer import SPECIAL_TOKENS, wordpiece_tokenizer
-from squad.windows import find_template
+from minibert.wordpiece import SPECIAL_TOKENS, wordpiece_tokenizer
+from squad.windowing import find_template
 
 RELATIVES = ("roberta", "xlm-roberta", "distilbert")
-INPUTS = ("input_ids", "token_type_ids", "attention_mask")
 
 
 def close(ours, theirs):
@@ -73,12 +73,10 @@ def test_adapters_go_to_peft_and_back(name, tmp_path):
     folder = GOLDEN / "families" / name
     golden = load_file(GOLDEN / "families" / f"{name}.safetensors")
     model = minibert.load_pretrained(folder)
-    lora.add_lora(model, 3, 5, targets="all")
-    with torch.no_grad():
-        for _, layer in lora.lora_layers(model):
-            layer.lora_B.normal_()
+    lora.add_lora(model, 3, 5, head=HEAD)
+    shake(model)
     names = minibert.checkpoint_names(model.config)
-    lora.save_adapter(model.eval(), tmp_path / "ours", names, str(folder))
+    lora.save_adapter(model.eval(), tmp_path / "ours", names, "QUESTION_ANS", str(folder))
     base = transformers.AutoModelForQuestionAnswering.from_pretrained(folder)
     theirs = peft.PeftModel.from_pretrained(base, tmp_path / "ours").eval()
     with torch.no_grad():
@@ -89,7 +87,7 @@ def test_adapters_go_to_peft_and_back(name, tmp_path):
     torch.testing.assert_close(output[real], expected[real], rtol=1e-5, atol=1e-4)
     theirs.save_pretrained(tmp_path / "theirs")
     again = minibert.load_pretrained(folder)
-    lora.load_adapter(again, tmp_path / "theirs", names)
+    lora.load_adapter(again, tmp_path / "theirs", names, HEAD)
     with torch.no_grad():
         torch.testing.assert_close(again(*(golden[key] for key in INPUTS))[0], expected)
 
@@ -107,7 +105,7 @@ def test_positions_and_segments_by_hand():
     with pytest.raises(ValueError, match="a sequence of 12 tokens, but this model has 11 positions"):
         embeddings(torch.randint(3, 37, (3, 12)), torch.zeros(3, 12).long())
     with pytest.raises(minibert.CheckpointError, match="windows of 12 tokens, but this model has 11 positions"):
-        minibert.check_fit(wordpiece_tokenizer(list(SPECIAL_TOKENS)), roberta.config, 12)
+        minihub.check_fit(wordpiece_tokenizer(list(SPECIAL_TOKENS)), 37, roberta.config.longest_sequence, 12)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -245,6 +243,6 @@ def test_an_emoji_of_several_tokens_is_one_answer():
 
 
 def test_templates():
-    assert find_template(TOKENIZERS["byte-level"]).between == 2
+    assert find_template(TOKENIZERS["byte-level"]).separators == 2
     with pytest.raises(squad.DataError, match=r"neither \[CLS\], \[SEP\] and \[PAD\] nor <s>, </s> and <pad>"):
         find_template(Tokenizer(models.BPE()))

@@ -3,16 +3,16 @@
 import pytest
 import torch
 
-import minibert
-from minibert import hardware
+import minirun
+from minirun import hardware
 
 
 def test_a_device_that_is_not_here_is_an_error(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert minibert.choose_device("auto") == torch.device("cpu")
-    with pytest.raises(ValueError, match="device 'cuda' is not available, here there is cpu"):
-        minibert.choose_device("cuda")
+    assert minirun.choose_device("auto") == torch.device("cpu")
+    with pytest.raises(ValueError, match="device 'cuda' is not available, this machine has cpu"):
+        minirun.choose_device("cuda")
 
 
 @pytest.mark.parametrize(
@@ -27,19 +27,19 @@ def test_a_device_that_is_not_here_is_an_error(monkeypatch):
 )
 def test_auto_on_a_cpu_is_bf16_only_where_native(monkeypatch, flags, expected):
     monkeypatch.setattr(hardware, "_cpu_flags", lambda: flags)
-    assert minibert.choose_precision("auto", torch.device("cpu")) == expected
-    assert minibert.choose_precision("fp16", torch.device("cpu")) == torch.float16
+    assert minirun.choose_precision("auto", torch.device("cpu")) == expected
+    assert minirun.choose_precision("fp16", torch.device("cpu")) == torch.float16
 
 
 @pytest.mark.parametrize(("capability", "expected"), [((9, 0), torch.bfloat16), ((7, 5), torch.float16)])
 def test_auto_on_cuda_is_fp16_before_ampere(monkeypatch, capability, expected):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert minibert.choose_precision("auto", torch.device("cuda")) == expected
-    assert minibert.choose_precision("fp32", torch.device("cuda")) == torch.float32
+    assert minirun.choose_precision("auto", torch.device("cuda")) == expected
+    assert minirun.choose_precision("fp32", torch.device("cuda")) == torch.float32
 
 
 def test_only_frozen_weights_are_stored_in_fewer_bits(model):
     model.bert.requires_grad_(False)
-    minibert.store_frozen_as(torch.bfloat16, model)
+    minirun.store_frozen_as(torch.bfloat16, model)
     assert {p.dtype for p in model.bert.parameters()} == {torch.bfloat16}
     assert {p.dtype for p in model.qa_outputs.parameters()} == {torch.float32}

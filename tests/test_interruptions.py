@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import flags
+from helpers import flags
 from test_train import checkpoint_of
 
 import squad
@@ -216,7 +216,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tiny, tmp_path):
     size = max(path.stat().st_size for path in (tmp_path / "run" / "checkpoint").iterdir())
     before = everything(tmp_path / "run")
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size - 100}, {resource.RLIM_INFINITY}))"
-    code = f"{limit}; import sys, train, minibert; minibert.run_command(lambda: train.main(sys.argv[1:]))"
+    code = f"{limit}; import sys, train, minibert; minirun.run_command(lambda: train.main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "--resume", str(tmp_path / "run"), "--epochs", "2"]
     done = subprocess.run([*command, "--checkpoint-every", "3"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2

@@ -1,26 +1,15 @@
 """Lengths and what max lengths make of them, against windows that are really cut; and the verb that prints it."""
 
-import itertools
-
 import numpy as np
 import pytest
-from conftest import flags
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-import train
-from minibert.tokenizer import SPECIAL_TOKENS, wordpiece_tokenizer
-from squad import (
-    Answer,
-    Example,
-    lengths_table,
-    make_windows,
-    measure_lengths,
-    suggest_max_length,
-)
-from squad.audit import audit
-from squad.lengths import Fit, Lengths
+from minibert.wordpiece import SPECIAL_TOKENS, wordpiece_tokenizer
+from squad import Answer, Example, make_windows
+from squad.audit.alignment import audit
+from squad.audit.lengths import Fit, Lengths, lengths_table, main, measure_lengths, suggest_max_length
 
 letters = st.text("abc ", max_size=40)
 
@@ -58,7 +47,7 @@ def test_figures_equal_those_of_windows_really_cut(tokenizer, examples, overlap,
         room = fit.max_length - 3 - max_question_tokens
         assert fit.overlap == (overlap if overlap < room else room // 2)
         cut = make_windows(examples, tokenizer, fit.max_length, fit.overlap, max_question_tokens)
-        owned = [int((cut.example == i).sum()) for i in range(len(examples))]
+        owned = [int((cut.example_index == i).sum()) for i in range(len(examples))]
         assert fit.split == pytest.approx(np.mean([n > 1 for n in owned]))
         assert fit.windows == pytest.approx(len(cut) / len(examples))
         causes, _ = audit(examples, cut, max_answer_tokens=1000)
@@ -84,7 +73,7 @@ def test_pairs_with_another_separator_leave_a_token_less():
     vocabulary = tokenizer.to_str().replace("[CLS]", "[cls]")
     examples = [Example("q", "x", "abc", (), True, "t")]
     windows = make_windows(examples, Tokenizer.from_str(vocabulary), 80, 0, 1)
-    assert windows.between == 2
+    assert windows.separators == 2
     measured = measure_lengths(examples, windows, 1, 1, [6, 7, 8])
     assert measured.percentiles[100] == len(windows.contexts[0]) + 5 == 8
     assert [(fit.max_length, fit.windows) for fit in measured.fits] == [(6, 3.0), (7, 2.0), (8, 1.0)]
@@ -109,26 +98,17 @@ def test_the_suggestion_is_the_shortest_that_fits_all(rows):
     assert f"suggested: --max-length {value} --window-overlap 0" in lengths_table(measured).splitlines()
 
 
-def test_the_verb_prints_the_table_trains_nothing_and_ends_well(tiny, tmp_path, capsys):
-    out = tmp_path / "out"
-    more = ("--suggest-max-length", "--window-overlap", "20")
-    assert train.main(flags(tiny, out, *more)) == 0
+def test_the_command_prints_the_table(tiny, tmp_path, capsys):
+    (tmp_path / "train.json").write_bytes((tiny / "squad.json").read_bytes())
+    (tmp_path / "dev.json").write_bytes((tiny / "squad.json").read_bytes())
+    files = [str(tmp_path / "train.json"), str(tmp_path / "dev.json")]
+    sizes = ["--positions", "64", "--window-overlap", "20", "--max-question-tokens", "8"]
+    assert main([*files, "--tokenizer", str(tiny), *sizes]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert not out.exists()
-    # the model has 64 positions, none of the usual lengths: that one is shown
+    # the model has fewer positions than any of the usual lengths: those are shown
     figures = [line.split() for line in lines if line.startswith(" " * 16) and "%" in line]
     fits = [row for row in figures if row[0] == "64"]
     assert fits == [["64", "20", "0.0%", "1.00", "0.00%"]] * 2
     assert "suggested: --max-length 64 --window-overlap 20" in lines
-    assert [line.split()[:2] for line in lines if line.startswith(("train", "dev"))][:2] == [
-        ["train", "24"],
-        ["dev", "24"],
-    ]
-    assert train.main(flags(tiny, out, *more, "--answerable-only")) == 0
-    assert capsys.readouterr().out.splitlines()[2].split()[:2] == ["train", "16"]
-
-
-def test_the_verbs_exclude_one_another(run):
-    for one, other in itertools.combinations([["--selfcheck"], ["--suggest-max-length"], ["--resume", str(run)]], 2):
-        with pytest.raises(ValueError, match="not allowed with argument"):
-            train.main([*one, *other])
+    named = [line.split()[:2] for line in lines if line.startswith(("train", "dev"))]
+    assert named[:2] == [["train", "24"], ["dev", "24"]]

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import DATA, GOLDEN, predicted
+from helpers import DATA, GOLDEN, predicted
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,8 +14,6 @@ from squad import (
     DataError,
     Example,
     apply_threshold,
-    bootstrap_interval,
-    cross_fitted_answers,
     evaluate,
     headline,
     official_metrics,
@@ -24,8 +22,8 @@ from squad import (
     results_table,
     tune_threshold,
 )
-from squad.metrics import article_halves, exact_match, f1_score
-from squad.scoring import official_words
+from squad.metrics import article_halves, bootstrap_interval, cross_fitted_answers, exact_match, f1_score
+from squad.scoring import normalize_answer
 
 OFFICIAL = json.loads(gzip.decompress((GOLDEN / "official.json.gz").read_bytes()))
 
@@ -54,7 +52,7 @@ def test_always_empty_scores_the_unanswerable_share(dev):
     [("The  Mona\tLisa!", "mona lisa"), ("a.b", "ab"), ("an-other the", "another"), ("theatre", "theatre"), ("A", "")],
 )
 def test_official_words(text, expected):
-    assert official_words(text) == expected.split()
+    assert normalize_answer(text) == expected.split()
 
 
 def test_f1_by_hand():
@@ -202,11 +200,13 @@ def test_the_table_where_all_have_an_answer():
     assert [line[:28].strip() for line in tuned[1:3]] == ["always answering", "threshold 0"]
     assert tuned[1].split()[2] == "66.67"
     assert tuned[1].split()[-1] == "-"
-    assert tuned[3] == "3 questions, all with an answer (1,234 without one left out): look at always answering"
+    assert (
+        tuned[3] == "3 questions, all with an answer (1,234 without one left out): read the line for always answering"
+    )
     assert tuned[4].startswith("the null threshold means nothing here")
     given = results_table(evaluate(examples, predictions, threshold=2.0)).splitlines()
     assert [line[:28].strip() for line in given[1:4]] == ["always answering", "threshold 0", "the run's own threshold"]
-    assert given[4] == "3 questions, all with an answer: look at always answering"
+    assert given[4] == "3 questions, all with an answer: read the line for always answering"
     mixed = evaluate([example(0, True, "a"), example(1, False, "b")], predicting_x({"0": -1.0, "1": 1.0}))
-    assert "look at always answering" not in results_table(mixed)
+    assert "read the line for always answering" not in results_table(mixed)
     assert headline(mixed) is mixed["crossfit"]

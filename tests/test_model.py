@@ -3,13 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import GOLDEN
+from helpers import GOLDEN, INPUTS
 from safetensors.torch import load_file
 
 import minibert
-from minibert.model import attention, written_out_attention
-
-INPUTS = ("input_ids", "token_type_ids", "attention_mask")
+from minibert.model import attention, eager_attention
 
 
 def close(ours, theirs):
@@ -117,16 +115,16 @@ def test_written_out_attention_equals_the_fused_one():
     q, k, v = torch.randn(3, 3, 2, 7, 5).double().unbind(0)
     mask = (torch.arange(7) < torch.tensor([[7], [4], [1]]))[:, None, None]
     expected = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    torch.testing.assert_close(written_out_attention(q, k, v, mask, 0.0), expected)
+    torch.testing.assert_close(eager_attention(q, k, v, mask, 0.0), expected)
     torch.testing.assert_close(attention(q.requires_grad_(), k, v, mask, 0.0), expected)
 
 
 def test_float16_masks_do_not_overflow():
     q, k, v = torch.randn(3, 1, 2, 7, 5).half().unbind(0)
     mask = (torch.arange(7) < 4)[None, None, None]
-    out = written_out_attention(q, k, v, mask, 0.0)
+    out = eager_attention(q, k, v, mask, 0.0)
     assert out.isfinite().all()
-    torch.testing.assert_close(out, written_out_attention(q, k[:, :, :4], v[:, :, :4], mask[..., :4], 0.0))
+    torch.testing.assert_close(out, eager_attention(q, k[:, :, :4], v[:, :, :4], mask[..., :4], 0.0))
 
 
 def test_logits_are_float32_under_autocast(model, inputs):

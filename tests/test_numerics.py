@@ -8,11 +8,11 @@ import sys
 
 import pytest
 import torch
-from conftest import flags, read_log
+from helpers import ROOT, flags, read_log
 
-import answer
-import minibert
 import train
+from minibert.qa import __main__ as cli
+from minirun.log import RunLog
 
 
 def log_lines(folder):
@@ -43,14 +43,14 @@ def test_skipped_steps_are_counted_and_do_not_move_the_schedule(tiny, tmp_path, 
     assert not any(skipped[-10:])
     taken = 0
     for line, skip in zip(lines, skipped, strict=True):
-        assert line["lr"] == pytest.approx(0.001 * minibert.schedule(taken, 48, 0.1))
+        assert line["lr"] == pytest.approx(0.001 * train.schedule(taken, 48, 0.1))
         taken += not skip
         assert line["skipped"] == line["step"] - taken
 
 
-def test_an_adapter_that_does_not_move_is_an_error_that_says_why(tiny, tmp_path):
+def test_an_adapter_that_does_not_move_is_an_error_that_gives_the_reasons(tiny, tmp_path):
     with pytest.raises(
-        ValueError, match=r"has not moved in 50 steps, 0 of them skipped: .* --learning-rate 1e-50 is too low"
+        ValueError, match=r"every lora_B is still zero after 50 steps at --learning-rate 1e-50: .* too low for float32"
     ):
         train.main(flags(tiny, tmp_path / "run", "--epochs", "5", "--learning-rate", "1e-50"))
     assert train.main(flags(tiny, tmp_path / "other", "--epochs", "5", "--learning-rate", "1e-6")) == 0
@@ -72,7 +72,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run_before_a_checkpoint_has_it(t
 
 
 def test_spikes_are_counted(tmp_path):
-    log = minibert.RunLog(tmp_path, every=60)
+    log = RunLog(tmp_path, every=60)
     for step in range(1, 61):
         log.step(step, 5.0 if step in (3, 55, 58) else 1.0, 4)
     [line] = log_lines(tmp_path)
@@ -91,24 +91,24 @@ def test_nothing_reaches_for_the_network(tiny, tmp_path, monkeypatch):
     assert train.main(["--evaluate", str(tmp_path / "run")]) == 0
     (tmp_path / "text.txt").write_text("vin is a mistborn")
     asked = ["--context", str(tmp_path / "text.txt"), "--question", "who is vin"]
-    assert answer.main(["--model", str(tmp_path / "run"), *asked]) == 0
+    assert cli.main(["--model", str(tmp_path / "run"), *asked]) == 0
 
 
 @pytest.mark.parametrize("offline", ["", "1"])
 def test_a_hub_name_asks_the_hub_unless_told_not_to(offline, tmp_path, monkeypatch):
     """huggingface_hub reads HF_HUB_OFFLINE when it is first imported, so each in a process of its own."""
     code = (
-        "import socket, minibert\n"
+        "import socket, minihub\n"
         "def refuse(*_, **__): print('ASKED'); raise OSError\n"
         "socket.getaddrinfo = socket.create_connection = refuse\n"
-        "try: minibert.find_model('google-bert/no-such-model')\n"
-        "except minibert.CheckpointError as error: print('hub cannot be reached' in str(error))\n"
+        "try: minihub.find_model('google-bert/no-such-model')\n"
+        "except minihub.CheckpointError as error: print('hub cannot be reached' in str(error))\n"
     )
     environment = {
         **os.environ,
         "HF_HUB_OFFLINE": offline,
         "HF_HOME": str(tmp_path),
-        "PYTHONPATH": str(train.DATA.parent),
+        "PYTHONPATH": str(ROOT),
     }
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"):
         environment.pop(name, None)

@@ -1,6 +1,5 @@
 """Two processes over gloo: the same gradients, figures and files as one, whatever happens on the way."""
 
-import dataclasses
 import os
 import socket
 import subprocess
@@ -11,14 +10,13 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing
-from conftest import flags, read_log, sigterm_at
+from helpers import checkpoint_of, flags, gradients_of_step, make_run, options_of, read, read_log, sigterm_at
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from test_train import checkpoint_of, gradients_of_step, make_run, read
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
-import minibert
+import minirun
 import squad
 import train
 
@@ -65,7 +63,7 @@ def assert_same_run(folder, other):
 @given(st.lists(st.integers(1, 500), max_size=40), st.integers(1, 7))
 def test_shares_hold_everything_once_and_are_even(lengths, count):
     lengths = np.array(lengths, np.int64)
-    shares = squad.equal_shares(lengths, count)
+    shares = squad.shard_by_tokens(lengths, count)
     assert len(shares) == count
     assert sorted(np.concatenate(shares).tolist()) == list(range(len(lengths)))
     tokens = [int(lengths[share].sum()) for share in shares]
@@ -73,12 +71,12 @@ def test_shares_hold_everything_once_and_are_even(lengths, count):
 
 
 def test_shares_of_like_lengths():
-    assert [s.tolist() for s in squad.equal_shares(np.array([9, 8, 8, 9]), 2)] == [[0, 1], [2, 3]]
+    assert [s.tolist() for s in squad.shard_by_tokens(np.array([9, 8, 8, 9]), 2)] == [[0, 1], [2, 3]]
 
 
 # ------------------------------------------------------------------------------------ one step
 
-# windows in the step, --batch-size, --accumulate: shares of 4 + 3; two micro-batches against one; a process without any
+# windows in the step, --batch-size, --gradient-accumulation-steps: shares of 4 + 3; two passes; a process without any
 STEPS = [(7, 8, 1), (7, 3, 3), (1, 4, 1)]
 
 
@@ -87,7 +85,7 @@ def gradients_in_a_process(rank, port, tiny, folder):
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    with minibert.join_processes(torch.device("cpu")) as (processes, _):
+    with minirun.join_processes(torch.device("cpu")) as (processes, _):
         for number, (size, *sizes) in enumerate(STEPS):
             sent = []
             seen, (loss, norm) = one_step(tiny, folder, size, *sizes, processes, sent)
@@ -101,8 +99,8 @@ def gradients_in_a_process(rank, port, tiny, folder):
 
 def one_step(tiny, folder, size, batch_size, accumulate, processes, sent=None):
     """The gradients and the result of a step; `sent` gets the number of values of each message to the others."""
-    run, data = make_run(tiny, folder, "--batch-size", str(batch_size), "--accumulate", str(accumulate))
-    run = dataclasses.replace(run, processes=processes)
+    sizes = ("--batch-size", str(batch_size), "--gradient-accumulation-steps", str(accumulate))
+    run = make_run(options_of(flags(tiny, folder, *sizes)), processes=processes)
     model = processes.wrap(run.model)
 
     def counted(group, bucket):
@@ -111,7 +109,7 @@ def one_step(tiny, folder, size, batch_size, accumulate, processes, sent=None):
 
     if sent is not None:
         model.register_comm_hook(None, counted)
-    return gradients_of_step(run, data, np.arange(size), model)
+    return gradients_of_step(run, np.arange(size), model)
 
 
 def test_gradients_equal_those_of_one_process(tiny, tmp_path):
@@ -120,7 +118,7 @@ def test_gradients_equal_those_of_one_process(tiny, tmp_path):
         port = free.getsockname()[1]
     torch.multiprocessing.spawn(gradients_in_a_process, (port, tiny, tmp_path), nprocs=2)
     for number, (size, *sizes) in enumerate(STEPS):
-        expected, (loss, norm) = one_step(tiny, tmp_path, size, *sizes, minibert.Processes())
+        expected, (loss, norm) = one_step(tiny, tmp_path, size, *sizes, minirun.Processes())
         for rank in range(2):
             got = load_file(tmp_path / f"{number}-{rank}.safetensors")
             # one message a step, however many passes, with the gradients of what trains and nothing else
@@ -156,7 +154,7 @@ def test_from_one_process_to_two_and_back(alone, tiny, tmp_path):
     # the signal reaches one process; both stop after the same step, 3 further on
     done = torchrun("--resume", str(cut), what="signal", at=3)
     assert done.returncode != 0
-    assert f"go on with: python train.py --resume {cut}" in done.stderr
+    assert f"continue with: python train.py --resume {cut}" in done.stderr
     assert checkpoint_of(cut)["step"] == 7
     assert train.main(["--resume", str(cut)]) == 0
     assert_same_run(cut, alone)
@@ -166,21 +164,3 @@ def test_a_process_that_fails_ends_the_job_and_says_why(tiny, tmp_path):
     done = torchrun(*flags(tiny, tmp_path / "run", "--epochs", "1000"), what="fail", at=3)
     assert done.returncode != 0
     assert "(process 1): the disk of this machine is gone" in done.stderr
-
-
-@given(st.lists(st.integers(1, 500), min_size=1, max_size=40), st.integers(1, 20), st.integers(100, 5000))
-def test_forward_passes_hold_everything_once_and_keep_the_limits(lengths, batch_size, tokens):
-    lengths = np.array(lengths, np.int64)
-    passes = squad.forward_passes(lengths, batch_size, tokens)
-    assert sorted(np.concatenate(passes).tolist()) == list(range(len(lengths)))
-    sizes = [len(rows) for rows in passes]
-    assert 1 <= min(sizes) <= max(sizes) <= min(min(sizes) + 1, batch_size)
-    for rows in passes:  # one window over where the parts are not even
-        assert len(rows) == 1 or (len(rows) - 1) * lengths[rows].max() <= tokens
-    ordered = [lengths[i] for rows in passes for i in rows]
-    assert ordered == sorted(ordered, reverse=True)
-
-
-def test_a_step_is_not_cut_without_need():
-    assert [len(p) for p in squad.forward_passes(np.full(16, 256), 16, 4096)] == [16]
-    assert [len(p) for p in squad.forward_passes(np.full(16, 257), 16, 4096)] == [8, 8]

@@ -13,9 +13,10 @@ import xml.etree.ElementTree as ET
 import pytest
 
 import train
-from squad import OFFICIAL, DataError, Predictions, evaluate, find_scoring, read_examples, write_results
-from squad.figures import INVENTED, SILENT, WRONG
+from squad import DataError, Predictions, evaluate, read_examples, write_results
 from squad.report import main, windows_per_question
+from squad.report.numbers import INVENTED, SILENT, WRONG
+from squad.scoring import OFFICIAL, find_scoring
 
 EVIL = "</script><script>document.title='owned'</script><img src=https://x.test/a.png onerror=alert(1)> & \"'{{name}}"
 URDU = "\u0644\u0627\u06c1\u0648\u0631 \u0634\u06c1\u0631 \u06c1\u06d2\u06d4"

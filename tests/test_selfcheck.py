@@ -3,10 +3,10 @@
 import re
 
 import pytest
+import selfcheck
 import torch
 
 import lora
-import selfcheck
 import squad
 import train
 

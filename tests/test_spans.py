@@ -2,13 +2,14 @@
 
 import math
 
+import helpers
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from squad import Example, apply_threshold, best_spans, decode, make_windows, span_loss
+from squad import WindowPredictions, apply_threshold, best_spans, decode, make_windows, span_loss
 from squad.spans import CERTAIN, Predictions
 
 
@@ -89,7 +90,18 @@ def test_best_spans_of_half_precision_logits_are_finite():
 
 
 def example(id, context):
-    return Example(id, "who", context, (), True, "t")
+    return helpers.example("who", context, id=id)
+
+
+def found(scores, start_index, end_index, null_score):
+    """WindowPredictions of lists."""
+    arrays = (
+        np.array(scores, np.float32),
+        np.array(start_index),
+        np.array(end_index),
+        np.array(null_score, np.float32),
+    )
+    return WindowPredictions(*arrays, np.zeros(len(scores)))
 
 
 @pytest.fixture
@@ -97,7 +109,7 @@ def two_questions(tokenizer):
     """Question x over three windows of "a b c d e f g", 3 tokens each with 1 shared; y over one of "a a"."""
     examples = [example("x", "a b c d e f g"), example("y", "a a")]
     windows = make_windows(examples, tokenizer, max_length=7, overlap=1, max_question_tokens=1)
-    assert list(zip(windows.example, windows.begin, windows.end, strict=True)) == [
+    assert list(zip(windows.example_index, windows.begin, windows.end, strict=True)) == [
         (0, 0, 3), (0, 2, 5), (0, 4, 7), (1, 0, 2)
     ]  # fmt: skip
     return examples, windows
@@ -107,11 +119,9 @@ def test_decode_joins_windows(two_questions):
     """The worked example: null is the lowest of the windows', the best span the highest of all, doubles once."""
     examples, windows = two_questions
     # context token i stands at position 3 + i - begin
-    scores = np.array([[4.0, 1.0], [3.0, 5.0], [2.0, -np.inf], [1.5, 1.0]], np.float32)
-    firsts = np.array([[5, 3], [3, 4], [3, 0], [4, 3]])
-    lasts = np.array([[5, 3], [3, 5], [5, 0], [4, 3]])
-    null = np.array([6.0, 2.0, 3.0, 0.5], np.float32)
-    predictions = decode(examples, windows, scores, firsts, lasts, null)
+    scores = [[4.0, 1.0], [3.0, 5.0], [2.0, -np.inf], [1.5, 1.0]]
+    start_index, end_index = [[5, 3], [3, 4], [3, 0], [4, 3]], [[5, 3], [3, 5], [5, 0], [4, 3]]
+    predictions = decode(examples, windows, found(scores, start_index, end_index, [6.0, 2.0, 3.0, 0.5]))
     assert predictions.answers == {"x": "d e", "y": "a"}
     assert predictions.null_odds == {"x": 2.0 - 5.0, "y": 0.5 - 1.5}
     # "c" is in two windows, with 4.0 and 3.0; "a" twice in y's context
@@ -126,33 +136,37 @@ def test_decode_joins_windows(two_questions):
 
 def test_opposite_windows_one_that_sees_an_answer_is_enough(two_questions):
     examples, windows = two_questions
-    scores = np.array([[-9.0], [9.0], [-9.0], [0.0]], np.float32)
-    places = np.full((4, 1), 3)
-    null = np.array([9.0, -9.0, 9.0, 0.0], np.float32)
-    odds = decode(examples, windows, scores, places, places, null).null_odds
-    assert odds["x"] == -18.0
-    assert decode(examples, windows, -scores, places, places, -null).null_odds["x"] == -18.0
+    scores, places, null = np.array([[-9.0], [9.0], [-9.0], [0.0]]), [[3]] * 4, np.array([9.0, -9.0, 9.0, 0.0])
+    assert decode(examples, windows, found(scores, places, places, null)).null_odds["x"] == -18.0
+    assert decode(examples, windows, found(-scores, places, places, -null)).null_odds["x"] == -18.0
 
 
 def test_a_context_without_tokens_is_surely_unanswerable(tokenizer):
     examples = [example("x", ""), example("y", "a")]
     windows = make_windows(examples, tokenizer)
-    nothing = np.array([[-np.inf], [1.0]], np.float32)
-    places = np.array([[0], [3]])
-    predictions = decode(examples, windows, nothing, places, places, np.array([-50.0, 0.0], np.float32))
+    nothing, places = [[-np.inf], [1.0]], [[0], [3]]
+    predictions = decode(examples, windows, found(nothing, places, places, [-50.0, 0.0]))
     assert predictions.answers == {"x": "", "y": "a"}
     assert predictions.null_odds["x"] == CERTAIN
     assert [e["text"] for e in predictions.nbest["x"]] == [""]
     assert predictions.nbest["x"][0]["probability"] == 1.0
 
 
-def test_n_best_is_counted_after_doubles_are_gone(two_questions):
+def test_the_20_best_different_texts_are_kept(two_questions, tokenizer):
     examples, windows = two_questions
-    scores = np.tile(np.array([[3.0, 2.0, 1.0]], np.float32), (4, 1))
-    firsts = np.array([[3, 4, 5]] * 3 + [[3, 4, 4]])
-    predictions = decode(examples, windows, scores, firsts, firsts, np.zeros(4, np.float32), n_best=3)
-    assert [e["text"] for e in predictions.nbest["x"]] == ["a", "c", "e", ""]
+    start_index = [[3, 4, 5]] * 3 + [[3, 4, 4]]
+    doubles = found(np.tile([3.0, 2.0, 1.0], (4, 1)), start_index, start_index, np.zeros(4))
+    predictions = decode(examples, windows, doubles)
+    assert [e["text"] for e in predictions.nbest["x"]] == ["a", "c", "e", "b", "d", "f", "g", ""]
     assert [e["text"] for e in predictions.nbest["y"]] == ["a", ""]
+
+    words = [f"{a}{b}" for a in "abcdef" for b in "0123456789"]
+    examples = [example("x", " ".join(words))]
+    windows = make_windows(examples, tokenizer, max_length=200, overlap=1, max_question_tokens=1)
+    at = 3 + 2 * np.arange(50)  # two tokens a word
+    entries = decode(examples, windows, found([np.linspace(3, -3, 50)], [at], [at + 1], [0.5])).nbest["x"]
+    assert [e["text"] for e in entries if e["text"]] == words[:20]
+    assert sum(e["probability"] for e in entries) == pytest.approx(1)
 
 
 def test_threshold():

@@ -3,8 +3,9 @@
 import pytest
 
 import minibert
+import minihub
 from minibert import CheckpointError
-from minibert.tokenizer import SPECIAL_TOKENS, wordpiece_tokenizer
+from minibert.wordpiece import SPECIAL_TOKENS, wordpiece_tokenizer
 
 
 def test_the_files_own_truncation_and_padding_are_reset(tokenizer, tmp_path):
@@ -25,7 +26,7 @@ def test_minilm_s_128_is_reset(has_minilm):
 
 
 def test_vocab_txt_gives_the_same_tokens_and_offsets(has_minilm, tmp_path):
-    folder = minibert.find_model("minilm")
+    folder = minihub.find_model("minilm")
     (tmp_path / "vocab.txt").write_bytes((folder / "vocab.txt").read_bytes())
     ours, theirs = minibert.load_tokenizer(tmp_path), minibert.load_tokenizer("minilm")
     text = "Ünïcode, \u4e2d\u6587 Beyonc\u00e9's \U0001f468 don't\u00a0STOP\r\n supercalifragilistic!"
@@ -44,16 +45,26 @@ def test_a_vocabulary_with_capitals_is_a_cased_model_s():
     assert cased.encode("The the THE", add_special_tokens=False).tokens == ["The", "the", "[UNK]"]
 
 
-def test_errors(tmp_path, tokenizer, config):
-    with pytest.raises(CheckpointError, match=r"neither tokenizer\.json nor vocab\.txt"):
+def test_errors(tmp_path, tokenizer):
+    with pytest.raises(CheckpointError, match=r"no tokenizer\.json and no vocab\.txt"):
         minibert.load_tokenizer(tmp_path)
     (tmp_path / "vocab.txt").write_text("[PAD]\nthe\n")
-    with pytest.raises(CheckpointError, match=r"\[UNK\], \[CLS\], \[SEP\], \[MASK\] missing"):
+    with pytest.raises(
+        CheckpointError, match=r"vocab\.txt: the tokens \[UNK\], \[CLS\], \[SEP\], \[MASK\] are missing"
+    ):
         minibert.load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(CheckpointError, match="not a readable tokenizer"):
         minibert.load_tokenizer(tmp_path)
-    with pytest.raises(CheckpointError, match=r"makes ids up to [0-9]+, the model has 37"):
-        minibert.check_fit(tokenizer, config, 8)
+    with pytest.raises(CheckpointError, match=r"has ids up to [0-9]+, but the model only 37 embeddings"):
+        minihub.check_fit(tokenizer, 37, 11, 8)
     with pytest.raises(CheckpointError, match="windows of 12 tokens, but this model has 11"):
-        minibert.check_fit(wordpiece_tokenizer(list(SPECIAL_TOKENS)), config, 12)
+        minihub.check_fit(wordpiece_tokenizer(list(SPECIAL_TOKENS)), 37, 11, 12)
+    minihub.check_fit(wordpiece_tokenizer(list(SPECIAL_TOKENS)), 5, 11, 11)
+
+
+def test_a_tokenizer_json_can_be_named_itself(tokenizer, tmp_path):
+    tokenizer.save(str(tmp_path / "x.json"))
+    assert minihub.load_tokenizer(tmp_path / "x.json").get_vocab() == tokenizer.get_vocab()
+    with pytest.raises(CheckpointError, match=r"no tokenizer\.json$"):
+        minihub.load_tokenizer(tmp_path)

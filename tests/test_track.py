@@ -7,16 +7,15 @@ import signal
 import struct
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from conftest import flags, read_log, sigterm_at
+from helpers import ROOT, flags, read_log, sigterm_at
 
-import minibert
+import minirun
 import train
-from minibert.track import NoTracker
+from minirun.log import RunLog
+from minirun.track import NoTracker, open_tracker
 
-ROOT = Path(__file__).parent.parent
 RECIPE = ("--epochs", "3", "--learning-rate", "0.02", "--eval-every", "7")
 
 
@@ -35,12 +34,12 @@ def opened(monkeypatch):
     """The fake trackers that are opened from here on, each with what it was opened with."""
     all_of_them = []
 
-    def open_tracker(*given):
+    def fake_tracker(*given):
         all_of_them.append((given, Fake()))
         return all_of_them[-1][1]
 
-    monkeypatch.setattr(minibert, "check_tracker", lambda name: None)  # the package need not be here
-    monkeypatch.setattr(minibert, "open_tracker", open_tracker)
+    monkeypatch.setattr(minirun, "check_tracker", lambda name: None)  # the package need not be here
+    monkeypatch.setattr("minirun.record.open_tracker", fake_tracker)
     return all_of_them
 
 
@@ -52,8 +51,8 @@ def test_a_tracker_is_sent_every_line_of_both_files_and_the_log_stays_the_same(t
     [(given, fake)] = trackers
     assert given == ("wandb", out, 0)
     assert fake.closed == 1
-    assert [values for values in fake.sent if "questions_per_second" not in values] == read_log(out)
-    assert [values for values in fake.sent if "questions_per_second" in values] == read_log(out, "timing.jsonl")
+    assert [values for values in fake.sent if "windows_per_second" not in values] == read_log(out)
+    assert [values for values in fake.sent if "windows_per_second" in values] == read_log(out, "timing.jsonl")
     assert {frozenset(line) & {"loss", "f1"} for line in read_log(out)} == {frozenset({"loss"}), frozenset({"f1"})}
     assert (out / "log.jsonl").read_bytes() == (tmp_path / "alone" / "log.jsonl").read_bytes()
 
@@ -66,7 +65,7 @@ def test_an_interrupted_run_sends_the_rest(tiny, tmp_path, monkeypatch):
     (_, first), (given, second) = trackers
     assert given == ("none", out, 14)
     assert (first.closed, second.closed) == (1, 1)
-    sent = [values for values in first.sent + second.sent if "questions_per_second" not in values]
+    sent = [values for values in first.sent + second.sent if "windows_per_second" not in values]
     assert sent == read_log(out)
 
 
@@ -80,21 +79,21 @@ def test_a_tracker_is_closed_when_a_run_fails(tiny, tmp_path, monkeypatch):
 
 def test_a_process_that_writes_nothing_sends_nothing():
     fake = Fake()
-    minibert.RunLog(None, 1, tracker=fake).step(1, 0.5, 3)
+    RunLog(None, 1, tracker=fake).step(1, 0.5, 3)
     assert fake.sent == []
 
 
 @pytest.mark.parametrize("found", [None, importlib.machinery.ModuleSpec("wandb", None)], ids=["nothing", "a folder"])
 def test_a_missing_package_is_one_line_that_says_what_to_install(found, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: found)
-    minibert.check_tracker("none")
+    minirun.check_tracker("none")
     with pytest.raises(ValueError, match=r"--track wandb needs a package .*: pip install 'wandb>=0.17'$"):
-        minibert.check_tracker("wandb")
+        minirun.check_tracker("wandb")
 
 
 def test_an_evaluation_needs_no_tracker(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(minibert, "check_tracker", lambda name: pytest.fail() if name != "none" else None)
-    monkeypatch.setattr(minibert, "open_tracker", lambda *_: pytest.fail())
+    monkeypatch.setattr(minirun, "check_tracker", lambda name: pytest.fail() if name != "none" else None)
+    monkeypatch.setattr("minirun.record.open_tracker", lambda *_: pytest.fail())
     assert train.main(["--evaluate", str(run), "--track", "wandb", "--output", str(tmp_path / "out")]) == 0
 
 
@@ -131,10 +130,10 @@ def test_tensorboard_shows_the_log(tiny, tmp_path, tensorboard):
 
 @pytest.mark.filterwarnings("ignore")
 def test_tensorboard_shows_no_point_twice_after_a_kill(tmp_path, tensorboard):
-    killed = minibert.open_tracker("tensorboard", tmp_path, 0)
+    killed = open_tracker("tensorboard", tmp_path, 0)
     for step in range(1, 7):
         killed.send({"step": step, "loss": float(step), "grad_norm": None})
-    resumed = minibert.open_tracker("tensorboard", tmp_path, 3)  # from the checkpoint of step 3
+    resumed = open_tracker("tensorboard", tmp_path, 3)  # from the checkpoint of step 3
     for step in range(4, 9):
         resumed.send({"step": step, "loss": 10.0 * step})
     resumed.close()

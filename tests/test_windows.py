@@ -2,27 +2,17 @@
 
 from itertools import pairwise
 
+import helpers
 import numpy as np
 import pytest
-import torch
-from conftest import DATA
+from helpers import DATA
 from hypothesis import given
 from hypothesis import strategies as st
 
 import minibert
-from squad import (
-    Answer,
-    Example,
-    char_to_token_span,
-    collate,
-    evaluation_batches,
-    make_windows,
-    padding_waste,
-    read_examples,
-    token_to_char_span,
-    training_batches,
-)
-from squad.batches import MULTIPLE, padded_length
+from squad import Answer, collate, forward_passes, make_windows, padding_waste, read_examples, training_batches
+from squad.align import char_to_token_span, token_to_char_span
+from squad.batches import MULTIPLE, evaluation_batches, padded_length
 
 AWKWARD = [
     "\u05e9\u05dc\u05d5\u05dd",  # Hebrew, right to left
@@ -39,7 +29,7 @@ texts = st.lists(st.sampled_from(AWKWARD) | st.characters(codec="utf-8"), max_si
 
 def example(question="who is vin", context="vin is mistborn", start=None, text="", id="x"):
     answers = () if start is None else (Answer(text or context[start:], start),)
-    return Example(id, question, context, answers, not answers, "t")
+    return helpers.example(question, context, answers, id)
 
 
 # ---------------------------------------------------------------------------------------- alignment
@@ -121,7 +111,7 @@ def test_every_context_token_is_covered(tokenizer, questions, context, overlap, 
     assert windows.lengths.max() <= max_length
     assert len(windows.contexts) == 1  # tokenised once, whoever asks
     for i, e in enumerate(examples):
-        of = np.flatnonzero(windows.example == i)
+        of = np.flatnonzero(windows.example_index == i)
         assert len(of)
         covered = set()
         for w in of:
@@ -228,4 +218,36 @@ def test_collate_pads_to_the_longest_and_on_to_a_multiple(tokenizer):
     assert (batch.input_ids[batch.attention_mask == 0] == windows.pad_id).all()
     assert not batch.span_mask[batch.attention_mask == 0].any()
     assert batch.span_mask.sum(1).tolist() == [5, 2, 1]  # context and [CLS]
-    assert torch.equal(batch.windows, torch.arange(3))
+
+
+@given(
+    st.lists(st.integers(1, 500), min_size=1, max_size=40), st.integers(1, 20), st.integers(100, 5000),
+    st.integers(1, 4), st.data(),
+)  # fmt: skip
+def test_the_passes_of_all_processes_hold_each_window_of_the_step_once(lengths, batch_size, tokens, size, data):
+    lengths = np.array(lengths)
+    step = np.array(data.draw(st.lists(st.integers(0, len(lengths) - 1), min_size=1, unique=True)))
+    processes = [forward_passes(lengths, step, batch_size, tokens, rank, size) for rank in range(size)]
+    taken = [ids for passes in processes for ids, share in passes if share]
+    assert sorted(np.concatenate(taken).tolist()) == sorted(step.tolist())
+    assert sum(share for passes in processes for _, share in passes) == pytest.approx(1)
+    for passes in processes:
+        if passes[0][1] == 0:  # a process without windows takes part all the same
+            assert [(ids.tolist(), share) for ids, share in passes] == [([step[0]], 0.0)]
+            continue
+        assert all(share == len(ids) / len(step) for ids, share in passes)
+        sizes = [len(ids) for ids, _ in passes]
+        assert 1 <= min(sizes) <= max(sizes) <= min(min(sizes) + 1, batch_size)
+        for ids, _ in passes:  # one window over where the parts are not even
+            assert len(ids) == 1 or (len(ids) - 1) * lengths[ids].max() <= tokens
+        ordered = [lengths[i] for ids, _ in passes for i in ids]
+        assert ordered == sorted(ordered, reverse=True)
+
+
+def test_passes_by_hand():
+    lengths = np.array([10, 30, 20, 40, 25])
+    [(first, a), (second, b)] = forward_passes(lengths, np.array([4, 0, 3, 1]), 2, 1000)
+    assert (first.tolist(), second.tolist(), a, b) == ([3, 1], [4, 0], 0.5, 0.5)
+    assert [ids.tolist() for ids, _ in forward_passes(lengths, np.array([4, 0, 3, 1]), 4, 80)] == [[3, 1], [4, 0]]
+    assert [len(ids) for ids, _ in forward_passes(np.full(16, 256), np.arange(16), 16, 4096)] == [16]
+    assert [len(ids) for ids, _ in forward_passes(np.full(16, 257), np.arange(16), 16, 4096)] == [8, 8]

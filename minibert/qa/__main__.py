@@ -1,0 +1,222 @@
+"""Ask a text: the exact words that answer the question, or that the text does not say.
+
+    minibert --context story.txt --question "Who is Vin?"
+    minibert --context story.txt               question after question; Ctrl-D ends
+    minibert --batch questions.jsonl           {"id", "question", "context"} per line -> an answer per line
+    minibert --batch dev-v2.0.json             a SQuAD file, with or without answers -> predictions.json
+    minibert --serve                           a page on localhost, and POST /answer
+    minibert --model runs/NAME --export DIR    one plain checkpoint, with the adapter merged in
+
+Without an install, from a clone, `python -m minibert.qa` is the same command.
+In a notebook: from minibert.qa import load_reader; reader = load_reader("runs/NAME")
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TextIO
+
+from tqdm import tqdm
+
+import squad
+from minibert.qa.load import SHIPPED, export, load_reader
+from minibert.qa.server import make_server, response
+from minihub import write_json
+from minirun import Parser, keep_freed_memory, progress_bar, run_command
+from minirun.hardware import PRECISIONS
+
+CHUNK = 256  # lines of a batch file answered together: enough to group them by length
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse, load, answer; returns the exit status."""
+    options = parse_options(argv)
+    keep_freed_memory()
+    if options.export:
+        export(options.model, options.revision, options.export)
+        print(f"exported to {options.export}")
+        return 0
+    given = {} if options.null_threshold is None else {"null_threshold": options.null_threshold}
+    reader = load_reader(options.model, options.revision, options.device, options.precision, **given)
+    if options.serve:
+        return serve(reader, options.host, options.port)
+    if options.batch is not None:
+        return answer_file(reader, options.batch, options.output, options.top_k)
+    context = read_text(options.context)
+    if options.question is None:
+        return converse(reader, context, options)
+    answer(reader, context, options.question, options)
+    return 0
+
+
+def parse_options(argv: list[str] | None) -> argparse.Namespace:
+    parser = Parser(prog="minibert", description=__doc__)
+    verbs = parser.add_mutually_exclusive_group(required=True)
+    verbs.add_argument("--context", metavar="FILE", help="the text to ask; - reads it from standard input")
+    verbs.add_argument("--batch", metavar="FILE", help="a .jsonl file of questions and contexts, or a SQuAD .json[.gz]")
+    verbs.add_argument("--serve", action="store_true", help="serve a page on localhost")
+    verbs.add_argument("--export", metavar="DIR", type=Path, help="write the merged checkpoint to this folder")
+    add = parser.add_argument
+    add("--question", metavar="TEXT", help="the question; without it they are read one by one")
+    add("--top-k", metavar="N", type=int, default=1, help="how many different answers to give, 21 at most (1)")
+    add("--json", action="store_true", help="print the answer as JSON")
+    add("--output", metavar="FILE", help="where --batch writes (standard output; predictions.json for a SQuAD file)")
+    add("--model", metavar="NAME", default=SHIPPED, help="a run, an adapter, an exported folder, or a local or hub "
+        "BERT QA checkpoint such as deepset/bert-base-cased-squad2 (the MiniLM adapter of this package)")  # fmt: skip
+    add("--revision", metavar="NAME", default="", help="hub commit or tag of the checkpoint")
+    add("--null-threshold", metavar="X", type=float, help="answer less often: lower; more often: higher (the model's)")
+    add("--host", metavar="NAME", default="127.0.0.1", help="address to serve on (127.0.0.1: this machine only)")
+    add("--port", metavar="N", type=int, default=8000, help="port to serve on (8000)")
+    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute (auto)")
+    add("--precision", choices=("auto", *PRECISIONS), default="auto", help="auto: bf16 where native")
+    options = parser.parse_args(argv)
+    if options.top_k < 1:
+        parser.error(f"--top-k is {options.top_k}, expected at least 1")
+    if options.context == "-" and options.question is None:
+        parser.error("--context - needs --question: standard input cannot hold both the text and the questions")
+    for flag, needed in (("question", "context"), ("output", "batch"), ("json", "context")):
+        if getattr(options, flag) not in (None, False) and getattr(options, needed) is None:
+            parser.error(f"--{flag} needs --{needed}")
+    if not 0 <= options.port <= 65535:
+        parser.error(f"--port is {options.port}, expected 0 to 65535")
+    if options.output and os.path.exists(options.output) and os.path.samefile(options.output, options.batch):
+        parser.error(f"--output is the file that --batch reads, {options.batch}: it would be overwritten")
+    return options
+
+
+def read_text(name: str) -> str:
+    try:
+        raw = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name}: not UTF-8 text (byte {error.start}), convert it first") from error
+
+
+# ------------------------------------------------------------------------------------------------ one question
+
+
+def answer(reader: squad.Reader, context: str, question: str, options: argparse.Namespace) -> None:
+    """Ask one question and print the answers."""
+    answers = reader(question, context, top_k=max(2, options.top_k), progress=progress_bar("read"))[: options.top_k]
+    if options.json:
+        print(json.dumps(response(question, answers), ensure_ascii=False), flush=True)
+        return
+    color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    for number, found in enumerate(answers, start=1):
+        label = f"{number}. " if options.top_k > 1 else ""
+        print(f"{label}{printable(found['answer']) or 'the text does not say'}  ({found['score']:.1%})")
+        if found["answer"]:
+            print(f"   {marked_sentence(context, found['start'], found['end'], color)}", flush=True)
+
+
+def converse(reader: squad.Reader, context: str, options: argparse.Namespace) -> int:
+    """Answer question after question about one text, until the input ends."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401 - gives input() a history and line editing
+    print(f"{len(context):,} characters of text; Ctrl-D ends", file=sys.stderr)
+    while True:
+        try:
+            question = input("? ")
+        except EOFError:
+            print()
+            return 0
+        try:
+            if question.strip():
+                answer(reader, context, question, options)
+        except ValueError as error:
+            print(f"minibert: {error}", file=sys.stderr)
+
+
+def marked_sentence(context: str, start: int, end: int, color: bool = False, reach: int = 300) -> str:
+    """The sentence around context[start:end] on one line, at most `reach` characters each side, the span marked."""
+    stop = r"(?<=[.!?؟\u06d4。])\s+|\n"  # \u06d4 ends a sentence in Urdu
+    left = re.split(stop, context[max(0, start - reach) : start])[-1]
+    right = re.split(stop, context[end : end + reach])[0]
+    on, off = ("\x1b[1;7m", "\x1b[0m") if color else ("[[", "]]")
+    return f"{printable(left).lstrip()}{on}{printable(context[start:end])}{off}{printable(right).rstrip()}"
+
+
+def printable(text: str) -> str:
+    """Replace control characters by spaces: in a terminal they could move the cursor."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+# ------------------------------------------------------------------------------------------------ many questions
+
+
+def answer_file(reader: squad.Reader, name: str, output: str | None, top_k: int) -> int:
+    """Answer every question of a file. Returns 1 when there were bad lines, else 0."""
+    if name.endswith((".json", ".json.gz")):
+        examples = squad.read_examples(name, need_answers=False)
+        questions, contexts = [e.question for e in examples], [e.context for e in examples]
+        found = reader(questions, contexts, progress=progress_bar("answer"))
+        answers = {e.id: answer["answer"] for e, answer in zip(examples, found, strict=True)}
+        target = Path(output or "predictions.json")
+        write_json(target, answers)
+        print(f"{len(answers):,} answers in {target}")
+        return 0
+    source = sys.stdin.buffer if name == "-" else open(name, "rb")  # noqa: SIM115 - closed by the stack below
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(source)
+        out = stack.enter_context(open(output, "w", encoding="utf-8")) if output else sys.stdout
+        size = None if name == "-" else os.path.getsize(name)
+        bar = stack.enter_context(tqdm(total=size, unit="B", unit_scale=True, desc="answer", disable=None))
+        bad = sum(answer_lines(reader, lines, out, bar, top_k) for lines in chunks(enumerate(source, start=1)))
+    if bad:
+        print(f"minibert: {bad} bad lines, the others are answered", file=sys.stderr)
+    return int(bad > 0)
+
+
+def chunks(items: Iterator) -> Iterator[list]:
+    while chunk := list(islice(items, CHUNK)):
+        yield chunk
+
+
+def answer_lines(reader: squad.Reader, lines: list[tuple[int, bytes]], out: TextIO, bar: tqdm, top_k: int) -> int:
+    """Numbered JSON lines -> one answer per line, in order; bad lines are reported. Returns how many were bad."""
+    asked, problems = [], []
+    for number, line in lines:
+        try:
+            if line.strip():
+                item = squad.parse_question(line)
+                json.dumps(item.get("id"), ensure_ascii=False).encode()  # half a surrogate pair could not be printed
+                asked.append(item)
+        except ValueError as error:
+            problems.append(f"line {number}: {error}")
+    answers = reader([a["question"] for a in asked], [a["context"] for a in asked], top_k)
+    for item, found in zip(asked, answers, strict=True):
+        document = response(item["question"], found) if top_k > 1 else found
+        print(json.dumps({"id": item.get("id"), **document}, ensure_ascii=False), file=out)
+    out.flush()
+    for problem in problems:
+        bar.write(f"minibert: {problem}", file=sys.stderr)
+    bar.update(sum(len(line) for _, line in lines))
+    return len(problems)
+
+
+# ------------------------------------------------------------------------------------------------ the page
+
+
+def serve(reader: squad.Reader, host: str, port: int) -> int:
+    """Serve the page until Ctrl-C."""
+    reader("Is it warm?", "It is warm now.")  # the first pass through a model is slow
+    with make_server(reader, host, port) as server:
+        print(f"http://{host}:{server.server_address[1]}  (Ctrl-C ends)", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()
+    return 0
+
+
+def command() -> None:
+    """The console command `minibert`."""
+    run_command(main, "minibert")
+
+
+if __name__ == "__main__":
+    command()

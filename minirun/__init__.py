@@ -1,0 +1,29 @@
+"""What training scripts share around their arithmetic: flags, the record of a run, checkpoints, processes, hardware.
+
+Nothing here knows a model or a task.
+"""
+
+from minirun.checkpoint import fingerprint
+from minirun.command import parse_command
+from minirun.flags import Parser, check_values, option, progress_bar, run_command
+from minirun.hardware import (
+    autocast,
+    choose_device,
+    choose_precision,
+    explain_out_of_memory,
+    keep_freed_memory,
+    parameter_counts,
+    store_frozen_as,
+)
+from minirun.page import inline_policy
+from minirun.processes import Processes, join_processes
+from minirun.record import Record, Step, claim_folder, step_seed
+from minirun.signals import catch_stop_signals
+from minirun.track import check_tracker
+
+__all__ = [
+    "Parser", "Processes", "Record", "Step", "autocast", "catch_stop_signals", "check_tracker", "check_values",
+    "choose_device", "choose_precision", "claim_folder", "explain_out_of_memory", "fingerprint", "inline_policy",
+    "join_processes", "keep_freed_memory", "option", "parameter_counts", "parse_command", "progress_bar", "run_command",
+    "step_seed", "store_frozen_as",
+]  # fmt: skip

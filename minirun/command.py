@@ -1,0 +1,83 @@
+"""The command line of a training script: its options, and the verbs --resume and --evaluate on an earlier run."""
+
+import dataclasses
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+
+from minihub import read_object
+from minirun.flags import Parser, add_flags, flag_name
+
+
+@dataclass(frozen=True)
+class Command:
+    """What the user asked for: train a new run, resume one, or evaluate the run in `evaluate`."""
+
+    options: typing.Any  # an instance of the script's options class
+    resume: bool = False
+    evaluate: Path | None = None
+
+
+def parse_command(argv: list[str] | None, options: type, prog: str, description: str) -> Command:
+    """Parse a command line whose flags are the fields of the dataclass `options`; one field must be `output`.
+
+    --resume RUN and --evaluate RUN take their options from the run's config.json; flags given beside them override it.
+    An evaluation writes to RUN/evaluation unless --output says otherwise, so that the run's own figures stay.
+    Raises ValueError when a value is not allowed, or a resumed run changes an option marked as fixed.
+    """
+    parser = Parser(prog=prog, description=description)
+    verbs = parser.add_mutually_exclusive_group()
+    verbs.add_argument("--resume", metavar="RUN", help="continue the interrupted run in this folder")
+    verbs.add_argument("--evaluate", metavar="RUN", help="evaluate the trained run in this folder, train nothing")
+    add_flags(parser, options)
+    first = parser.parse_args(argv)
+    run = first.evaluate if first.resume is None else first.resume
+    saved: dict = {}
+    if run == "":
+        raise ValueError("--resume and --evaluate take a run's folder, found an empty name")
+    if run is not None:
+        saved = saved_options(Path(run) / "config.json", options)
+        parser.set_defaults(**{**saved, "output": run if first.resume else f"{run}/evaluation"})
+    values = vars(parser.parse_args(argv))
+    for name in ("resume", "evaluate", "debug"):
+        del values[name]
+    made = options(**values)
+    if first.resume:
+        _check_resume(run, saved, made)
+    return Command(made, bool(first.resume), Path(first.evaluate) if first.evaluate else None)
+
+
+def saved_options(path: Path, options: type) -> dict:
+    """Read the fields of the dataclass `options` from a run's config.json.
+
+    Raises ValueError when the file is missing or unreadable, or has other fields or types than `options`.
+    """
+    try:
+        values = read_object(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; expected the options of a run, give the --output folder of one") from error
+    types = typing.get_type_hints(options)
+    if unknown := values.keys() - {field.name for field in dataclasses.fields(options)}:
+        raise ValueError(f"{path}: {', '.join(sorted(unknown))[:200]} are not options of this version")
+    for name, value in values.items():
+        if type(value) is not types[name] and not (types[name] is float and type(value) is int):
+            raise ValueError(f"{path}: {name} is {str(value)[:60]!r}, expected {types[name].__name__}")
+    return values
+
+
+def changed_options(saved: dict, now: dict) -> dict[str, str]:
+    """Name -> `--name old -> new` of every option that differs; the folder's own name may."""
+    return {
+        name: f"{flag_name(name)} {old} -> {now[name]}"
+        for name, old in saved.items()
+        if now[name] != old and name != "output"
+    }
+
+
+def _check_resume(run: str, saved: dict, options) -> None:
+    if options.output != run:
+        raise ValueError(f"--output is {options.output}, but a resumed run continues in its own folder, {run}")
+    fixed = {field.name for field in dataclasses.fields(options) if field.metadata.get("fixed")}
+    changes = changed_options(saved, dataclasses.asdict(options))
+    if refused := [change for name, change in changes.items() if name in fixed]:
+        raise ValueError(f"{', '.join(refused)}: cannot change in a resumed run; start another --output for that")

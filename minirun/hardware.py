@@ -1,0 +1,93 @@
+"""Device, precision and memory."""
+
+import contextlib
+import ctypes
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# Linux's names for processors that multiply bfloat16 natively (AVX-512, AMX, Arm). Others emulate it, slowly.
+BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """`auto` -> cuda if there is one, else mps, else cpu; another name -> that device.
+
+    Raises ValueError when the named device is not available.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(device for device, there in available.items() if there))
+    if not available.get(name.split(":")[0], False):
+        names = ", ".join(device for device, there in available.items() if there)
+        raise ValueError(f"device {name!r} is not available, this machine has {names}")
+    return torch.device(name)
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """`fp32`, `bf16` or `fp16` -> that dtype; `auto` -> the fastest that `device` multiplies natively and safely.
+
+    auto: on CUDA bf16 from compute capability 8.0 on, fp16 before that; on a CPU bf16 with AVX-512 BF16, AMX or Arm's
+    BF16, else fp32; on other devices fp32.
+    """
+    if name != "auto":
+        return PRECISIONS[name]
+    if device.type == "cuda":
+        # torch.cuda.is_bf16_supported() is also true where bf16 is emulated
+        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+    if device.type == "cpu" and _cpu_flags() & BF16_FLAGS:
+        return torch.bfloat16
+    return torch.float32
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Mixed precision in `dtype`; none for float32."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+def keep_freed_memory() -> bool:
+    """Make the C allocator keep freed memory instead of returning it to the system. Returns whether it could (glibc).
+
+    A training step frees and takes the same hundreds of megabytes again; on a CPU the page faults would cost up to half
+    of its time. This holds for the whole process and cannot be undone.
+    """
+    if sys.platform != "linux":
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+    return mallopt is not None and bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return {flag for line in lines if line.lower().startswith(("flags", "features")) for flag in line.split()}
+
+
+def parameter_counts(model: torch.nn.Module) -> tuple[int, int]:
+    """How many parameters train, and how many there are."""
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
+
+
+def store_frozen_as(dtype: torch.dtype, model: torch.nn.Module) -> None:
+    """Store frozen weights in the dtype of the matrix products: half the memory, and no conversion in every step."""
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.to(dtype)
+
+
+@contextlib.contextmanager
+def explain_out_of_memory(what: object, advice: str) -> Iterator[None]:
+    """Re-raise PyTorch's out-of-memory errors as a ValueError that names `what` was computed and gives `advice`."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise ValueError(f"out of memory on {what}: {advice}") from error

@@ -1,0 +1,29 @@
+"""Logits -> the training loss."""
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def span_loss(
+    start_logits: Tensor,
+    end_logits: Tensor,
+    start_positions: Tensor,
+    end_positions: Tensor,
+    span_mask: Tensor,
+    reduction: str = "mean",
+) -> Tensor:
+    """The mean of two cross entropies, of the start and of the end (Devlin et al. 2018, section 4.2); a scalar.
+
+    Each is over the positions where an answer may be: [CLS], which stands for "no answer", and the context. Position 0
+    is a class like any other, so it must not be passed to `ignore_index`.
+
+    Args: logits and span_mask (bool), each (B, T); positions (B,), 0 for no answer. reduction: `none` returns the loss
+        of each window, (B,).
+    """
+    start, end = (
+        F.cross_entropy(logits.float().masked_fill(~span_mask, -math.inf), positions, reduction=reduction)
+        for logits, positions in ((start_logits, start_positions), (end_logits, end_positions))
+    )
+    return (start + end) / 2

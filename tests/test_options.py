@@ -1,0 +1,91 @@
+"""train.py's options: flags, what a resumed run takes over, and mistakes in one line."""
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+from helpers import GOLDEN, ROOT, flags, options_of, parse, read
+
+import train
+
+
+def test_flags_are_the_fields_with_their_types():
+    command = parse(["--lora-rank", "4", "--skip-bad", "--learning-rate", "2e-4"])
+    options = command.options
+    assert (options.lora_rank, options.skip_bad, options.learning_rate) == (4, True, 2e-4)
+    assert (command.resume, command.evaluate) == (False, None)
+    assert parse(["--no-skip-bad"]).options.skip_bad is False
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        options.seed = 1
+
+
+def test_a_folder_that_holds_a_run_is_refused(run, tiny):
+    with pytest.raises(ValueError, match="already holds a run"):
+        train.main(flags(tiny, run))
+
+
+def test_resume_takes_the_runs_options_and_flags_win(run):
+    command = parse(["--resume", str(run), "--epochs", "7"])
+    options = command.options
+    assert (command.resume, options.epochs, options.learning_rate, options.output) == (True, 7, 0.02, str(run))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seed", "1.5"], "argument --seed: invalid int value: '1.5'"),
+        (["--epochs=-1"], "--epochs is -1, expected at least 0"),
+        (["--learning-rate", "nan"], "--learning-rate is nan, expected a number above 0"),
+        (["--dropout", "1"], "--dropout is 1.0, expected at least 0 and below 1"),
+        (["--train", "nowhere.json"], "nowhere.json: no such file"),
+        (["--model", "no/such/model"], "no/such/model: no such folder"),
+        (["--lora-targets", "quer", "--model", str(GOLDEN / "tiny")], "no tokenizer.json and no vocab.txt"),
+        (["--resume", "nowhere"], "nowhere/config.json: cannot be read"),
+        (["--evaluate", "nowhere"], "nowhere/config.json: cannot be read"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_status_2(arguments, message, tmp_path):
+    arguments = ["--output", str(tmp_path / "out"), *arguments]
+    done = subprocess.run([sys.executable, "train.py", *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    [line] = done.stderr.splitlines()
+    assert line.startswith("train.py: ")
+    assert message in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_resume_that_does_not_fit_leaves_the_run_as_it_was(tiny, tmp_path):
+    folder = tmp_path / "run"
+    assert train.main(flags(tiny, folder, "--epochs", "1")) == 0
+    before = (folder / "config.json").read_bytes()
+    with pytest.raises(ValueError, match="--lora-rank 8 -> 4: cannot change in a resumed run"):
+        train.main(["--resume", str(folder), "--lora-rank", "4"])
+    assert (folder / "config.json").read_bytes() == before
+    (folder / "config.json").write_text("[]")
+    with pytest.raises(ValueError, match="not a run's options"):
+        train.main(["--resume", str(folder)])
+
+
+@pytest.mark.parametrize(("given", "epochs"), [([], 2), (["--train", "x.json"], 3), (["--epochs", "1"], 1)])
+def test_default_epochs(given, epochs):
+    assert parse_options(given, "").options.epochs == epochs
+
+
+def test_defaults_that_depend_on_others_are_resolved_once(run):
+    assert (options_of([]).epochs, options_of(["--train", "x.json"]).epochs) == (2, 3)
+    assert options_of([]).output.startswith("runs/2")
+    assert options_of(["--epochs", "5", "--output", "x"]).resolved() == options_of(["--epochs", "5", "--output", "x"])
+
+
+def test_every_option_marked_as_fixed_is_refused_in_a_resumed_run(run):
+    saved = read(run / "config.json")
+    other = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v + 0.5, str: lambda v: "query"}
+    for field in dataclasses.fields(train.Options):
+        if not field.metadata.get("fixed"):
+            continue
+        value = other[field.type](saved[field.name])
+        flag = "--" + field.name.replace("_", "-")
+        arguments = [flag if value else f"--no-{flag[2:]}"] if field.type is bool else [flag, str(value)]
+        with pytest.raises(ValueError, match=f"^{flag} .* -> .*: cannot change in a resumed run"):
+            parse(["--resume", str(run), *arguments])
