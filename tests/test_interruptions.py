@@ -1,6 +1,5 @@
 """Runs that are killed, stopped, damaged or started twice: what was saved stays good, and they end as if left alone."""
 
-import json
 import os
 import random
 import shutil
@@ -8,29 +7,20 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
-from helpers import flags
-from test_train import checkpoint_of
+from helpers import ROOT, checkpoint_of, everything, flags, read
 
 import squad
 import train
 
-ROOT = Path(__file__).parent.parent
-KILLER = Path(__file__).parent / "kill_script.py"
+KILLER = ROOT / "tests" / "kill_script.py"
 
 
 def start(*arguments, dies_at=0):
     command = [sys.executable, str(KILLER), str(dies_at), *arguments]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-
-
-def everything(folder):
-    """Every file of a run but those that say how fast and where it ran."""
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name not in ("timing.jsonl", "config.json"))
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def one_life(folder, first, rng):
@@ -162,9 +152,9 @@ def test_dropout_may_change_on_the_way(tiny, tmp_path):
     assert train.main(["--resume", str(tmp_path / "run"), *more]) == 0
 
 
-def test_a_run_goes_on_in_its_own_folder_wherever_one_stands(run, tmp_path, monkeypatch):
+def test_a_resumed_run_continues_in_its_own_folder(run, tmp_path, monkeypatch):
     shutil.copytree(run, tmp_path / "run")
-    with pytest.raises(ValueError, match="a run goes on in its own folder"):
+    with pytest.raises(ValueError, match="a resumed run continues in its own folder"):
         train.main(["--resume", str(tmp_path / "run"), "--output", str(tmp_path / "other")])
     assert not (tmp_path / "other").exists()
     monkeypatch.chdir(tmp_path / "run")
@@ -177,18 +167,18 @@ def test_resuming_says_what_changed(tiny, tmp_path, capsys):
     assert "changed since the run was started: --epochs 1 -> 2, --learning-rate 0.001 -> 0.0005" in (
         capsys.readouterr().err
     )
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["epochs"] == 2
+    assert read(tmp_path / "run" / "config.json")["epochs"] == 2
     assert checkpoint_of(tmp_path / "run")["step"] == 24
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("--lora-rank", "4"), "--lora-rank 8 -> 4: cannot change in a run that goes on"),
+        (("--lora-rank", "4"), "--lora-rank 8 -> 4: cannot change in a resumed run"),
         (("--lora-targets", "attention"), "--lora-targets all -> attention: cannot change"),
         (("--seed", "7", "--batch-size", "2"), "--batch-size 4 -> 2, --seed 0 -> 7: cannot change"),
-        (("--train", "other.json"), "checkpoint: made from another data, its fingerprint is"),
-        (("--model", "other"), "checkpoint: made from another model, its fingerprint is"),
+        (("--train", "other.json"), "this run was started with another data"),
+        (("--model", "other"), "this run was started with another model"),
     ],
 )
 def test_resuming_refuses_what_would_make_it_meaningless(run, tiny, tmp_path, monkeypatch, change, message):
