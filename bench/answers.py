@@ -58,6 +58,8 @@ def measure(rounds: int, count: int) -> dict[str, float]:
                 print(f"round {number}  {name:12} {speeds[name][-1]:6.1f} questions/s", flush=True)
     pairs = zip(questions[:200], contexts[:200], strict=True)
     times = [1000 * workers["minibert"].ask([question], [text])[1] for question, text in pairs]
+    for worker in workers.values():
+        worker.close()
     p50, p95 = (float(x) for x in np.percentile(times, [50, 95]))
     same = float(np.mean([a == b for a, b in zip(*answers.values(), strict=True)]))
     return {name: statistics.median(values) for name, values in speeds.items()} | {"same": same, "p50": p50, "p95": p95}

@@ -2,8 +2,7 @@
 
 Each file is a SQuAD file in one language; its name is the label. WordPiece is MiniLM's (English, without accents).
 SentencePiece (Unigram with Metaspace, as in XLM-R) and byte-level BPE (as in RoBERTa) are trained here on the contexts
-of
-all files, as no multilingual tokenizer can be bundled: this measures the arithmetic of offsets, not a vocabulary.
+of all files, as no multilingual tokenizer can be bundled: this measures the arithmetic of offsets, not a vocabulary.
 """
 
 import sys

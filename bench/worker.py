@@ -24,7 +24,10 @@ class Worker:
 
         Raises ValueError when the process has ended, as after an error of its own.
         """
-        self._pipe.send(arguments)
+        try:
+            self._pipe.send(arguments)
+        except OSError as error:  # it had ended before
+            raise self._ended() from error
         return self._receive()
 
     def close(self) -> None:
@@ -34,8 +37,13 @@ class Worker:
     def _receive(self):
         try:
             return self._pipe.recv()
-        except EOFError as error:
-            raise ValueError("a worker process has ended; its own message stands above") from error
+        except (EOFError, OSError) as error:
+            raise self._ended() from error
+
+    def _ended(self) -> ValueError:
+        self._process.join()
+        status = self._process.exitcode  # -9: killed, as when memory runs out
+        return ValueError(f"a worker process has ended with status {status}; if it had a message, that stands above")
 
 
 def _serve(pipe, prepare: Callable, arguments: tuple) -> None:

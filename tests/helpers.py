@@ -71,6 +71,27 @@ def flags(tiny, output, *more):
     return [*names, *sizes, "--precision", "fp32", "--log-every", "5", *more]
 
 
+def on_tiny(tiny, *more):
+    """Flags of an experiment that make every run one of the tiny model."""
+    file = str(tiny / "squad.json")
+    of_runs = flags(tiny, "unused")[8:-2]  # without the files, which the experiment makes, and --log-every, its own
+    return [
+        "--train",
+        file,
+        "--dev",
+        file,
+        "--questions",
+        "10",
+        "--held",
+        "6",
+        *more,
+        "--",
+        "--model",
+        str(tiny),
+        *of_runs,
+    ]
+
+
 def parse(arguments):
     """train.py's command line -> its Command."""
     return train.minirun.parse_command(arguments, train.Options, "train.py", "")
@@ -121,9 +142,10 @@ def checkpoint_of(folder):
 
 
 def everything(folder):
-    """Name -> content of all files of a run but timing.jsonl, which differs from run to run."""
+    """Name -> content of all files of a run but timing.jsonl, which differs from run to run; and not where it lies."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "timing.jsonl")
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    contents = {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    return contents | {"config.json": read(folder / "config.json") | {"output": ""}}
 
 
 @contextlib.contextmanager

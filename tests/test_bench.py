@@ -1,32 +1,32 @@
-"""The figures of bench/: FLOPs against a counter inside torch, reports that keep what they do not measure again."""
+"""bench/: FLOPs against a counter inside torch, both sides' steps, the plain formulas, workers, and kept reports."""
 
-import logging
-import sys
-from pathlib import Path
+import multiprocessing
+import operator
+import os
+import signal
+from functools import partial
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
+from helpers import add_lora
 from torch.nn.functional import linear
 from torch.utils.flop_counter import FlopCounterMode
 
-import lora
+import lora.linear
 import minibert
 import squad
-
-pytest.importorskip("transformers", reason="needs the extra `bench`")
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
 import train
 from bench import same, sides, table
 from bench.run import earlier
 from bench.sides import training_flops
+from bench.worker import Worker
 
 
 def test_flops_are_those_that_torch_counts(config):
     model = minibert.BertForQuestionAnswering(config)
-    lora.add_lora(model, rank=2, alpha=4, targets="attention")
+    add_lora(model, rank=2, alpha=4)
     ids, positions = torch.randint(1, 37, (3, 7)), torch.tensor([0, 4, 6])
     ones = torch.ones_like(ids)
 
@@ -48,21 +48,12 @@ def test_a_part_measured_again_leaves_the_others(tmp_path, capsys):
     parts = earlier(file, machine) | {"start": again}
     table.write({"machine": machine, "parts": parts}, file)
     assert earlier(file, machine) == {"decode": first, "start": again}
-    with pytest.raises(ValueError, match="of another machine"):
+    with pytest.raises(ValueError, match="on another machine"):
         earlier(file, {"processor": "y"})
     text = file.with_suffix(".md").read_text()
     assert "2026-01-01 to 2026-01-02; processor x" in text
     assert "| decoding | 1 s | 0.5 s | met |" in text
     assert "| start | 5 s | 6 s | missed |" in text
-
-
-@pytest.fixture(autouse=True)
-def own_log():
-    """A side has a process to itself, and silences the log in it."""
-    log = logging.getLogger("minibert")
-    level = log.level
-    yield
-    log.setLevel(level)
 
 
 @pytest.fixture
@@ -73,9 +64,9 @@ def data(tiny):
 def test_our_side_takes_steps_of_train_on_the_windows_it_is_given(tiny, data, monkeypatch):
     taken, step = [], train.training_step
 
-    def spy(run, model, data, rows, *rest):
-        loss, norm = step(run, model, data, rows, *rest)
-        taken.append((rows.tolist(), float(loss)))
+    def spy(run, model, window_ids, *rest):
+        loss, norm = step(run, model, window_ids, *rest)
+        taken.append((window_ids.tolist(), float(loss)))
         return loss, norm
 
     monkeypatch.setattr(train, "training_step", spy)
@@ -85,14 +76,15 @@ def test_our_side_takes_steps_of_train_on_the_windows_it_is_given(tiny, data, mo
     for _ in range(30):
         steps(given)
     passes = [taken[at : at + 3] for at in range(0, len(taken), 3)]
-    assert all(sorted(row for rows, _ in each for row in rows) == sorted(given) for each in passes)
-    assert {len(rows) for rows, _ in taken} == {1, 3}
+    assert all(sorted(w for ids, _ in each for w in ids) == sorted(given) for each in passes)
+    assert {len(ids) for ids, _ in taken} == {1, 3}
     assert sum(loss for _, loss in passes[-1]) < sum(loss for _, loss in passes[0])
 
 
 @pytest.mark.filterwarnings("ignore")  # PEFT's
 def test_their_side_learns_the_windows_it_is_given(tiny, data, monkeypatch):
-    pytest.importorskip("peft")
+    pytest.importorskip("transformers", reason="needs the extra `bench`")
+    pytest.importorskip("peft", reason="needs the extra `bench`")
     losses, backward = [], torch.Tensor.backward
     monkeypatch.setattr(torch.Tensor, "backward", lambda loss: losses.append(float(loss)) or backward(loss))
     setup = sides.Setup("theirs", model=str(tiny), batch=3, precision="fp32", pad_to=60)
@@ -103,7 +95,70 @@ def test_their_side_learns_the_windows_it_is_given(tiny, data, monkeypatch):
     assert sum(losses[-3:]) < sum(losses[:3])
 
 
-def test_fast_and_plain_paths_start_with_the_same_loss(has_minilm):
-    data = sides.load_windows()
-    first = same.losses(data, 1, "forward"), same.losses(data, 1, "reversed", backwards=True)
-    assert first[0] == pytest.approx(first[1], rel=1e-2)
+@pytest.fixture
+def fast_calls(monkeypatch):
+    """The names of train.py's fast paths, as often as they are taken."""
+    calls = []
+
+    def spy(owner, name):
+        original = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args: calls.append(name) or original(*args))
+
+    spy(train, "training_step")
+    spy(lora.linear, "lora_linear")
+    spy(minibert.model, "attention")
+    return calls
+
+
+def test_fast_and_plain_paths_start_with_the_same_loss(tiny, data, fast_calls):
+    options = train.Options(model=str(tiny), batch_size=8, precision="fp32", learning_rate=0.02)
+    fast = same.losses(data, options, 1, "fast")
+    assert set(fast_calls) == {"training_step", "lora_linear", "attention"}
+    fast_calls.clear()
+    plain = same.losses(data, options, 1, "plain")
+    assert not fast_calls
+    assert fast == pytest.approx(plain, rel=1e-5)
+
+
+def test_fast_and_plain_paths_learn_the_same(tiny, data):
+    """From the second step on the losses show the gradients too, and lora_B is not zero any more."""
+    options = train.Options(model=str(tiny), batch_size=8, precision="fp32", learning_rate=0.02)
+    fast, plain, other_order = (same.losses(data, options, 3, name) for name in ("fast", "plain", "plain, reversed"))
+    assert len(fast) == 3
+    assert len(set(fast.round(2))) == 3  # it moves by more than what is allowed below
+    assert fast == pytest.approx(plain, rel=1e-4)
+    assert other_order == pytest.approx(plain, rel=1e-4)
+
+
+# ------------------------------------------------------------------------------------------- worker processes
+
+
+def test_workers_answer_each_from_a_process_of_its_own():
+    workers = [Worker(partial, pow, base) for base in (2, 3)]
+    assert [[worker.ask(power) for worker in workers] for power in (5, 2)] == [[32, 243], [4, 9]]
+    workers.append(Worker(partial, os.getpid))
+    assert workers[-1].ask() not in (os.getpid(), None)
+    children = multiprocessing.active_children()
+    assert len(children) == 3
+    for worker in workers:
+        worker.close()
+    assert not any(child.is_alive() for child in children)
+
+
+def test_a_worker_that_fails_says_why_then_and_later(capfd):
+    worker = Worker(partial, operator.truediv, 6)
+    assert worker.ask(4) == 1.5
+    with pytest.raises(ValueError, match="a worker process has ended with status 1"):
+        worker.ask(0)
+    assert "ZeroDivisionError: division by zero" in capfd.readouterr().err
+    with pytest.raises(ValueError, match="a worker process has ended with status 1"):
+        worker.ask(4)
+    with pytest.raises(ValueError, match="a worker process has ended with status 1"):
+        Worker(int, "no number")
+    assert "invalid literal for int() with base 10: 'no number'" in capfd.readouterr().err
+
+
+def test_a_worker_that_is_killed_is_missed():
+    worker = Worker(partial, os.kill)
+    with pytest.raises(ValueError, match="a worker process has ended with status -9"):
+        worker.ask(multiprocessing.active_children()[0].pid, signal.SIGKILL)

@@ -10,7 +10,7 @@ import time
 
 import pytest
 import torch
-from helpers import ROOT, checkpoint_of, everything, flags, read
+from helpers import ROOT, checkpoint_of, everything, flags, read, read_log, sigterm_at
 
 import squad
 import train
@@ -71,33 +71,28 @@ def test_resuming_a_finished_run_changes_nothing(run, tmp_path):
     assert everything(tmp_path / "run") == before
 
 
-def test_a_signal_in_an_evaluation_loses_no_step(tiny, tmp_path, monkeypatch, capsys):
+def test_a_signal_in_an_evaluation_stops_the_run_after_it(tiny, tmp_path, monkeypatch, capsys):
     recipe = ("--epochs", "3", "--learning-rate", "0.02")
     assert train.main(flags(tiny, tmp_path / "whole", *recipe)) == 0
-    original, calls = squad.collate, []
 
-    def interrupted(*args):
-        calls.append(1)
-        if len(calls) == 12 + 1:  # the first batch of the evaluation after the first epoch's 12 steps
-            os.kill(os.getpid(), signal.SIGINT)
+    def interrupted(*args, original=squad.predict_windows):
+        os.kill(os.getpid(), signal.SIGINT)
         return original(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr("squad.evaluation.collate", interrupted)
-        patch.setattr(squad, "collate", interrupted)
-        patch.setattr("squad.evaluation.tokens_at_once", lambda _: 100)
+        patch.setattr(squad, "predict_windows", interrupted)
         assert train.main(flags(tiny, tmp_path / "cut", *recipe)) == 130
-    assert f"go on with: python train.py --resume {tmp_path / 'cut'}" in capsys.readouterr().err
+    assert f"continue with: python train.py --resume {tmp_path / 'cut'}" in capsys.readouterr().err
     saved = checkpoint_of(tmp_path / "cut")
-    assert (saved["step"], saved["evaluated"]) == (12, 0)
-    assert not (tmp_path / "cut" / "metrics.json").exists()
+    assert (saved["step"], saved["evaluated"]) == (12, 12)
+    assert (tmp_path / "cut" / "metrics.json").exists()
     assert train.main(["--resume", str(tmp_path / "cut")]) == 0
     assert everything(tmp_path / "cut") == everything(tmp_path / "whole")
 
 
 def test_a_second_signal_ends_at_once(tiny, tmp_path):
     code = (
-        "import os, signal, sys, train, minibert\n"
+        "import os, signal, sys, train\n"
         "def stuck(*_):\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
@@ -139,17 +134,33 @@ def test_a_damaged_checkpoint_does_not_count_among_those_kept(tiny, tmp_path):
     assert checkpoint_of(tmp_path / "run")["step"] == 24
 
 
+def losses(folder):
+    return [line["loss"] for line in read_log(folder) if "loss" in line]
+
+
+def changed_on_the_way(tiny, tmp_path, *changes):
+    """The losses of a run of 3 epochs, and those of one that is stopped after 13 steps and resumed with each change."""
+    assert train.main(flags(tiny, tmp_path / "whole", "--epochs", "3")) == 0
+    with sigterm_at(13):
+        assert train.main(flags(tiny, tmp_path / "cut", "--epochs", "3")) == 143
+    for change in changes[:-1]:
+        with sigterm_at(8):
+            assert train.main(["--resume", str(tmp_path / "cut"), *change]) == 143
+    assert train.main(["--resume", str(tmp_path / "cut"), *changes[-1]]) == 0
+    return losses(tmp_path / "whole"), losses(tmp_path / "cut")
+
+
 def test_precision_may_change_on_the_way(tiny, tmp_path):
-    assert train.main(flags(tiny, tmp_path / "run", "--epochs", "1")) == 0
-    for epochs, precision in ((2, "fp16"), (3, "bf16"), (4, "fp32")):
-        assert train.main(["--resume", str(tmp_path / "run"), "--epochs", str(epochs), "--precision", precision]) == 0
-    assert checkpoint_of(tmp_path / "run")["step"] == 48
+    whole, cut = changed_on_the_way(tiny, tmp_path, ("--precision", "fp16"), ("--precision", "bf16"))
+    assert cut == pytest.approx(whole, rel=0.02)
+    assert cut[:2] == whole[:2]  # the first ten steps
+    assert all(a != b for a, b in zip(cut[2:], whole[2:], strict=True))  # the precision did change
 
 
 def test_dropout_may_change_on_the_way(tiny, tmp_path):
-    assert train.main(flags(tiny, tmp_path / "run", "--epochs", "1")) == 0
-    more = ("--epochs", "2", "--dropout", "0.1", "--lora-dropout", "0.1")
-    assert train.main(["--resume", str(tmp_path / "run"), *more]) == 0
+    whole, cut = changed_on_the_way(tiny, tmp_path, ("--dropout", "0.1", "--lora-dropout", "0.1"))
+    assert cut[:2] == whole[:2]
+    assert all(a != b for a, b in zip(cut[2:], whole[2:], strict=True))
 
 
 def test_a_resumed_run_continues_in_its_own_folder(run, tmp_path, monkeypatch):
@@ -206,16 +217,17 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tiny, tmp_path):
     size = max(path.stat().st_size for path in (tmp_path / "run" / "checkpoint").iterdir())
     before = everything(tmp_path / "run")
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size - 100}, {resource.RLIM_INFINITY}))"
-    code = f"{limit}; import sys, train, minibert; minirun.run_command(lambda: train.main(sys.argv[1:]))"
+    code = f"{limit}; import sys, train, minirun; minirun.run_command(lambda: train.main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "--resume", str(tmp_path / "run"), "--epochs", "2"]
     done = subprocess.run([*command, "--checkpoint-every", "3"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].endswith(
         f"{tmp_path / 'run' / 'checkpoint'}: cannot be written (Error while serializing: I/O error: File too large "
-        "(os error 27)); what was there before is as it was"
+        "(os error 27)); the files written before are unchanged"
     )
     assert "Traceback" not in done.stderr
     after = everything(tmp_path / "run")
+    assert after.pop("config.json") == before.pop("config.json") | {"epochs": 2, "checkpoint_every": "3"}
     assert after.pop("log.jsonl").startswith(before.pop("log.jsonl"))  # what came after is taken back by the next start
     assert after == before
     assert train.main(["--resume", str(tmp_path / "run"), "--epochs", "2"]) == 0

@@ -1,0 +1,81 @@
+"""experiments/sweep.py: its search space, which trials count, and whole sweeps on a tiny model."""
+
+import types
+from pathlib import Path
+
+import pytest
+from helpers import on_tiny, parse, read
+
+from experiments import sweep
+
+
+@pytest.mark.parametrize("name", ["space.toml", "space-full.toml"])
+def test_the_example_spaces_are_flags_of_train(name):
+    space = sweep.read_space(Path(sweep.__file__).parent / name)
+    trial = types.SimpleNamespace(
+        suggest_categorical=lambda name, choices: choices[-1],
+        suggest_int=lambda name, low, high, log: high,
+        suggest_float=lambda name, low, high, log: low,
+    )
+    values = sweep.proposed(trial, space)
+    options = parse(sweep.flags_of(values)).options
+    for flag, value in values.items():
+        assert getattr(options, flag.replace("-", "_")) == pytest.approx(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[a", "cannot be read as TOML"),
+        ("rate = 3", r"\[rate\] is 3, expected choices, or low, high"),
+        ("[rate]\nlow = 3", r"\[rate\] is {'low': 3}, expected choices, or low, high"),
+        ("[rate]\nlow = 3\nhigh = 4\nstep = 1", r"expected choices, or low, high"),
+    ],
+)
+def test_spaces_that_are_none(tmp_path, text, message):
+    (tmp_path / "space.toml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        sweep.read_space(tmp_path / "space.toml")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_sweep_reports_its_best_and_goes_on(tiny, tmp_path, capsys):
+    pytest.importorskip("optuna")
+    (tmp_path / "space.toml").write_text("[learning-rate]\nlow = 1e-3\nhigh = 1e-2\nlog = true\n")
+    more = ("--space", str(tmp_path / "space.toml"), "--epochs", "2", "--output", str(tmp_path / "out"))
+    assert sweep.main(on_tiny(tiny, "--trials", "1", *more)) == 0
+    assert sweep.main(on_tiny(tiny, "--trials", "2", *more)) == 0
+    rows = read(tmp_path / "out" / "results.json")
+    assert [row["number"] for row in rows] == [0, 1]
+    best = max((row for row in rows if row["f1"] is not None), key=lambda row: row["f1"])
+    line = capsys.readouterr().out.strip().splitlines()[-1]
+    assert line.strip().startswith(f"python train.py --learning-rate {best['learning-rate']:.4g}")
+    parse(line.split()[2:])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_trials_that_were_stopped_do_not_count_and_failed_ones_end_the_sweep(tmp_path):
+    optuna = pytest.importorskip("optuna")
+    study = sweep.open_study(optuna, tmp_path)
+    for _ in range(4):
+        study.tell(study.ask(), state=optuna.trial.TrialState.FAIL)  # what Ctrl-C makes of one
+    study.tell(study.ask(), 1.0)
+    assert sweep.trials_left(optuna, study, 2)
+    assert not sweep.trials_left(optuna, study, 1)
+    for _ in range(3):
+        trial = study.ask()
+        trial.set_user_attr("error", "train.py ended with status 2")
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    with pytest.raises(ValueError, match=r"train.py failed in three trials"):
+        sweep.trials_left(optuna, study, 2)
+    assert len(sweep.open_study(optuna, tmp_path).trials) == 8
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_sweep_whose_runs_fail_ends_and_says_why(tiny, tmp_path, capsys):
+    pytest.importorskip("optuna")
+    (tmp_path / "space.toml").write_text("[learning-rate]\nlow = -2.0\nhigh = -1.0\n")
+    more = ("--space", str(tmp_path / "space.toml"), "--output", str(tmp_path / "out"), "--trials", "9")
+    with pytest.raises(ValueError, match=r"train.py failed in three trials"):
+        sweep.main(on_tiny(tiny, *more))
+    assert capsys.readouterr().out.count("fail, train.py ended with status 2: train.py: --learning-rate is -") == 3
