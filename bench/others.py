@@ -89,9 +89,11 @@ def _first_step() -> float:
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while not log.exists() and process.poll() is None:
             time.sleep(0.01)
-        seconds = time.perf_counter() - began
+        seconds, stepped = time.perf_counter() - began, log.exists()
         process.send_signal(signal.SIGKILL)
         process.wait()
+    if not stepped:
+        raise ValueError(f"the default run ended before its first step, with status {process.returncode}")
     return seconds
 
 

@@ -116,8 +116,8 @@ def prepare_data(options: argparse.Namespace, may_change: Sequence[str] = ()) ->
     with alone(options.output):
         found = read_object(made) if made.exists() else wanted
         if found != wanted:
-            old = [name for name in wanted if found.get(name) != wanted[name]]
-            changed = ", ".join(f"{name} {found.get(name)} instead of {wanted[name]}" for name in old)
+            old = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
+            changed = ", ".join(f"{name} {found.get(name)} instead of {wanted.get(name)}" for name in old)
             raise ValueError(f"{options.output} holds this experiment with {changed}: choose another --output")
         if not made.exists():
             parts = split_by_article(squad.read_examples(options.train), options.questions, options.held)

@@ -7,6 +7,7 @@ printed then names the target and the seed, and --target NAME --seed N --count 1
 """
 
 import argparse
+import dataclasses
 import faulthandler
 import json
 import random
@@ -20,19 +21,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-
-import minihub
-import minirun
-import minirun.checkpoint
-import train
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from options import Options
+from helpers import HEAD, letter_tokenizer, train
 
 import lora
 import minibert
+import minibert.weights
+import minihub
 import squad
-from minibert.wordpiece import SPECIAL_TOKENS, wordpiece_tokenizer
+from minirun.checkpoint import load_checkpoint, save_checkpoint
+from minirun.command import saved_options
 
 SECONDS, MEMORY = 10, 2**30
 HOSTILE = [
@@ -122,8 +119,7 @@ class Workshop:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        letters = [chr(c) for c in range(97, 123)]
-        self.tokenizer = wordpiece_tokenizer([*SPECIAL_TOKENS, *letters, *(f"##{c}" for c in letters)])
+        self.tokenizer = letter_tokenizer(first=97)
         torch.manual_seed(0)
         self.config = minibert.BertConfig(
             vocab_size=self.tokenizer.get_vocab_size(), hidden_size=6, num_hidden_layers=1, num_attention_heads=3,
@@ -133,13 +129,13 @@ class Workshop:
         self.tokenizer.save(str(folder / "tokenizer.json"))
         self.names = minibert.checkpoint_names(self.config)
         self.model, self.optimizer, self.scaler = self.trainee()
-        lora.save_adapter(self.model, folder / "adapter", self.names, str(folder))
+        lora.save_adapter(self.model, folder / "adapter", self.names, "QUESTION_ANS", str(folder))
         settings = {"null_threshold": 1.5, "temperature": 1.2, "max_length": 40, "window_overlap": 8}
         minihub.write_json(
             folder / "adapter" / "qa.json", settings | {"max_question_tokens": 8, "max_answer_tokens": 9}
         )
-        minihub.write_json(folder / "options.json", vars(Options()))
-        minirun.checkpoint.save_checkpoint(folder / "checkpoint", self.model, self.optimizer, self.scaler, {"step": 7})
+        minihub.write_json(folder / "options.json", dataclasses.asdict(train.Options()))
+        save_checkpoint(folder / "checkpoint", self.model, self.optimizer, self.scaler, {"step": 7})
         qas = [{"id": "x", "question": "who is vin", "answers": [{"text": "vin", "answer_start": 0}]}]
         qas += [{"id": "y", "question": "who", "answers": [], "is_impossible": True}]
         paragraph = {"context": "vin is a mistborn, and so on", "qas": qas}
@@ -147,7 +143,7 @@ class Workshop:
 
     def trainee(self):
         model = minibert.load_pretrained(self.folder)
-        lora.add_lora(model, 2, 4)
+        lora.add_lora(model, 2, 4, head=HEAD)
         optimizer = train.make_optimizer(model, 0.0)
         return model, optimizer, torch.amp.GradScaler("cpu", enabled=False)
 
@@ -161,13 +157,13 @@ class Workshop:
 
     def load_tokenizer(self) -> None:
         tokenizer = minibert.load_tokenizer(self.folder)
-        minibert.check_fit(tokenizer, self.config, 40)
+        minihub.check_fit(tokenizer, self.config.vocab_size, self.config.longest_sequence, 40)
         squad.make_windows([squad.Example("x", "who", "vin is a mistborn", (), True, "t")], tokenizer, 40, 8, 8)
 
     def load_adapter(self) -> None:
         lora.base_of(self.folder / "adapter")
         model = minibert.load_pretrained(self.folder)
-        lora.load_adapter(model, self.folder / "adapter", self.names)
+        lora.load_adapter(model, self.folder / "adapter", self.names, HEAD)
         lora.merge(model)
         self.forward(model)
 
@@ -177,12 +173,10 @@ class Workshop:
         assert len(reader.tokenizer.get_vocab()) > 0
 
     def load_options(self) -> None:
-        Options(**minirun.command.saved_options(self.folder / "options.json", Options))
+        train.Options(**saved_options(self.folder / "options.json", train.Options))
 
     def load_checkpoint(self) -> None:
-        progress = minirun.checkpoint.load_checkpoint(
-            self.folder / "checkpoint", self.model, self.optimizer, self.scaler
-        )
+        progress = load_checkpoint(self.folder / "checkpoint", self.model, self.optimizer, self.scaler)
         assert progress == {"step": 7}, progress
 
     def load_data(self) -> None:
@@ -216,7 +210,7 @@ def main() -> int:
     options = parser.parse_args()
     warnings.simplefilter("error")
     torch.set_num_threads(1)
-    minibert.checkpoint.log.setLevel("ERROR")
+    minibert.weights.log.setLevel("ERROR")
     outcomes, failures = Counter(), 0
     with tempfile.TemporaryDirectory() as folder:
         shop = Workshop(Path(folder))

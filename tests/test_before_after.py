@@ -28,7 +28,7 @@ def test_counts_are_those_of_simple_transformers(answers, given, kind):
 def test_before_after_names_the_line_that_is_wrong(tiny, tmp_path):
     (tmp_path / "x.jsonl").write_text('{"question": "who?", "context": "vin"}\n{"question": 3}\n')
     files = ["--dev", str(tiny / "squad.json"), "--examples", str(tmp_path / "x.jsonl"), "--output", str(tmp_path)]
-    with pytest.raises(ValueError, match=r"x.jsonl: line 2: 'question' is int, expected a text"):
+    with pytest.raises(ValueError, match=r"x.jsonl: line 2: 'question' is a whole number, expected text"):
         before_after.main(files)
     (tmp_path / "x.jsonl").write_text("")
     (tmp_path / "none.json").write_text('{"data": []}')

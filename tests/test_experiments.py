@@ -39,17 +39,19 @@ def test_what_is_written_reads_back(tmp_path):
 
 
 def test_other_data_in_the_same_folder_is_refused(tmp_path):
-    def prepared(questions, ranks, **more):
-        file = DATA / "train.json.gz"
-        options = types.SimpleNamespace(output=tmp_path, train=file, questions=questions, held=30, ranks=ranks)
+    def prepared(questions, ranks, folder, **more):
+        file, output = DATA / "train.json.gz", tmp_path / folder
+        options = types.SimpleNamespace(output=output, train=file, questions=questions, held=30, ranks=ranks)
         return common.prepare_data(options, **more)
 
-    first = prepared(50, [1])
-    assert prepared(50, [1]) == prepared(50, [1, 2], may_change=["ranks"]) == first
+    assert prepared(50, [1], "x") == prepared(50, [1], "x")
     with pytest.raises(ValueError, match="holds this experiment with questions 50 instead of 60"):
-        prepared(60, [1])
+        prepared(60, [1], "x")
     with pytest.raises(ValueError, match=r"with ranks \[1\] instead of \[1, 2\]"):
-        prepared(50, [1, 2])
+        prepared(50, [1, 2], "x")
+    with pytest.raises(ValueError, match=r"with ranks \[1\] instead of None"):
+        prepared(50, [1, 2], "x", may_change=["ranks"])
+    assert prepared(50, [1], "y", may_change=["ranks"]) == prepared(50, [1, 2], "y", may_change=["ranks"])
 
 
 def test_numbers_of_questions_are_positive():

@@ -14,6 +14,7 @@ from helpers import ROOT, checkpoint_of, everything, flags, read, read_log, sigt
 
 import squad
 import train
+from minihub import write_json
 
 KILLER = ROOT / "tests" / "kill_script.py"
 
@@ -199,9 +200,9 @@ def test_resuming_refuses_what_would_make_it_meaningless(run, tiny, tmp_path, mo
     with torch.no_grad():
         model.bert.layers[0].output.weight[0, 0] += 1
     train.minibert.save_pretrained(model, tmp_path / "other")
-    data = json.loads((tiny / "squad.json").read_text())
+    data = read(tiny / "squad.json")
     data["data"][0]["paragraphs"][0]["qas"][0]["question"] = "who is kelsier"
-    (tmp_path / "other.json").write_text(json.dumps(data))
+    write_json(tmp_path / "other.json", data)
     monkeypatch.chdir(tmp_path)
     before = everything(tmp_path / "run")
     with pytest.raises(ValueError) as error:
@@ -251,6 +252,6 @@ def test_out_of_memory_names_the_batch_and_what_to_lower(tiny, tmp_path, monkeyp
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
 
     monkeypatch.setattr(squad, "span_loss", too_much)
-    message = r"out of memory on a batch of 4 windows of \d+ tokens: lower --batch-size \(now 4, .* or --max-length"
+    message = r"out of memory on a batch of 4 windows of \d+ tokens: lower --batch-size \(raise .*\) or --max-length"
     with pytest.raises(ValueError, match=message):
         train.main(flags(tiny, tmp_path / "run"))

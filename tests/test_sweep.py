@@ -4,7 +4,7 @@ import types
 from pathlib import Path
 
 import pytest
-from helpers import on_tiny, parse, read
+from helpers import on_tiny, parse, read, read_log
 
 from experiments import sweep
 
@@ -51,6 +51,26 @@ def test_a_sweep_reports_its_best_and_goes_on(tiny, tmp_path, capsys):
     line = capsys.readouterr().out.strip().splitlines()[-1]
     assert line.strip().startswith(f"python train.py --learning-rate {best['learning-rate']:.4g}")
     parse(line.split()[2:])
+
+
+def test_a_run_that_lags_behind_is_stopped(tiny, tmp_path):
+    optuna = pytest.importorskip("optuna")
+    reports = []
+    trial = types.SimpleNamespace(
+        number=7,
+        suggest_float=lambda name, low, high, log: low,
+        report=lambda f1, number: reports.append((number, f1)),
+        should_prune=lambda: len(reports) == 2,
+    )
+    data = ["--train", str(tiny / "squad.json"), "--dev", str(tiny / "squad.json")]
+    of_runs = on_tiny(tiny)[on_tiny(tiny).index("--") + 1 :]
+    options = types.SimpleNamespace(output=tmp_path, epochs=1000, flags=of_runs)
+    with pytest.raises(optuna.TrialPruned):
+        sweep.run_trial(trial, {"learning-rate": {"low": 0.002, "high": 0.02}}, data, options)
+    found = [line["f1"] for line in read_log(tmp_path / "trial-7") if "f1" in line]
+    assert reports == list(enumerate(found[:2]))
+    assert len(found) < 1000
+    assert read(tmp_path / "trial-7" / "config.json")["learning_rate"] == 0.002
 
 
 @pytest.mark.filterwarnings("ignore")
