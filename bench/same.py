@@ -70,7 +70,7 @@ def plain_step(run: train.Run, window_ids: np.ndarray, optimizer, lr: float) -> 
     nn.utils.clip_grad_norm_(run.model.parameters(), run.options.max_grad_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return float(loss)
+    return float(loss.detach())
 
 
 def losses(data: squad.Dataset, options: train.Options, steps: int, name: str) -> np.ndarray:

@@ -86,7 +86,7 @@ def test_their_side_learns_the_windows_it_is_given(tiny, data, monkeypatch):
     pytest.importorskip("transformers", reason="needs the extra `bench`")
     pytest.importorskip("peft", reason="needs the extra `bench`")
     losses, backward = [], torch.Tensor.backward
-    monkeypatch.setattr(torch.Tensor, "backward", lambda loss: losses.append(float(loss)) or backward(loss))
+    monkeypatch.setattr(torch.Tensor, "backward", lambda loss: losses.append(float(loss.detach())) or backward(loss))
     setup = sides.Setup("theirs", model=str(tiny), batch=3, precision="fp32", pad_to=60)
     steps = sides.build_theirs(data, setup, torch.device("cpu"))
     for _ in range(30):

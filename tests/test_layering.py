@@ -16,7 +16,7 @@ ROOMS = {
     "lora": {"minihub"},
     "squad": {"minihub"},
     "squad.report": {"minihub", "minirun", "squad"},
-    "squad.audit": {"minihub", "minirun", "minibert", "squad"},
+    "squad.audit": {"minihub", "minirun", "squad"},
     "minibert.qa": {"minihub", "minirun", "minibert", "lora", "squad"},
     "train": {"minihub", "minirun", "minibert", "lora", "squad"},
 }
