@@ -1,5 +1,6 @@
 """README.md keeps its word: its notebook code runs and gives what it says, its links lead somewhere."""
 
+import ast
 import re
 
 from helpers import ROOT
@@ -34,3 +35,12 @@ def test_links_of_all_pages_lead_to_files():
 def test_the_first_page_is_short():
     assert len(TEXT.splitlines()) <= 150
     assert TEXT.count("<!-- run -->") == TEXT.count("<!-- test -->") == 1
+
+
+def test_the_map_of_files_names_each_with_its_own_first_line():
+    text = (ROOT / "docs" / "files.md").read_text(encoding="utf-8")
+    for package in ("minihub", "minirun", "minibert", "lora", "squad"):
+        for path in (ROOT / package).rglob("*.py"):
+            if path.name != "__init__.py":
+                first = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))).splitlines()[0]
+                assert f"| `{path.relative_to(ROOT)}` | {first} |" in text, path
