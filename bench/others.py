@@ -16,7 +16,7 @@ import torch
 
 import minibert
 import squad
-from bench.sides import Setup, build_ours, load_windows, training_flops
+from bench.sides import Setup, build_ours, config_of, load_windows, training_flops
 from bench.table import row
 from squad.batches import evaluation_batches
 
@@ -140,8 +140,7 @@ def _seconds_at(length: int, device: torch.device) -> tuple[float, float]:
     steps = build_ours(data, Setup("ours"), device)
     steps(rows[:16])
     seconds = statistics.median(_seconds(steps, rows) for _ in range(5)) / len(rows)
-    config = minibert.load_pretrained("minilm").config
-    return seconds, training_flops(config, windows.lengths[rows]) / len(rows)
+    return seconds, training_flops(config_of("minilm"), windows.lengths[rows]) / len(rows)
 
 
 def plot(questions: dict, lengths: dict, path: Path) -> None:

@@ -20,10 +20,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import minibert
 from bench import answers, others
 from bench.machine import describe, matrix_peak
-from bench.sides import BERT_BASE, Setup, load_windows, prepare, random_bert_base, training_flops
+from bench.sides import Setup, config_of, load_windows, prepare, random_bert_base, training_flops
 from bench.table import markdown, row, write
 from bench.worker import Worker
 from minihub import read_object
@@ -128,7 +127,7 @@ def training(name: str, options) -> list[dict]:
 def measure(setups: list[Setup], rounds: int, steps: int, name: str) -> tuple[dict, list, list, dict]:
     """Setup -> questions a second, a figure a round; matrix peaks, the first setup's shares of them; setup -> bytes."""
     data = load_windows()
-    config = minibert.BertConfig(**BERT_BASE) if name != "minilm" else minibert.load_pretrained("minilm").config
+    config = config_of(setups[0].model)
     workers: dict[Setup, Worker] = {}
     speeds, peaks, shares, memory = {setup: [] for setup in setups}, [], [], {}
     device = torch.device(setups[0].device)

@@ -66,6 +66,10 @@ def load_windows() -> squad.Dataset:
     return squad.load_dataset(squad.find_data("excerpt", "train"), minibert.load_tokenizer("minilm"))
 
 
+def config_of(model: str) -> minibert.BertConfig:
+    return minibert.BertConfig.from_json(find_model(model) / "config.json")
+
+
 def random_bert_base(folder: Path) -> Path:
     """A checkpoint of bert-base's shape with random weights, with MiniLM's tokenizer, which has BERT's vocabulary."""
     torch.manual_seed(0)

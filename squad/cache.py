@@ -76,8 +76,9 @@ def _write(path: Path, windows: Windows) -> None:
 
 def _read(path: Path) -> Windows:
     """Raises one of UNREADABLE when the file is not exactly what was written."""
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
+    with path.open("rb") as file:  # given a name, numpy leaves the file open when it is damaged
+        stored = np.load(file, allow_pickle=False)
+        arrays = {name: stored[name] for name in stored.files}
     fields = {}
     for field in dataclasses.fields(Windows):
         if field.type is Ragged:

@@ -63,7 +63,7 @@ def test_a_resume_that_does_not_fit_leaves_the_run_as_it_was(tiny, tmp_path):
         train.main(["--resume", str(folder), "--lora-rank", "4"])
     assert (folder / "config.json").read_bytes() == before
     (folder / "config.json").write_text("[]")
-    with pytest.raises(ValueError, match="not a run's options"):
+    with pytest.raises(ValueError, match="found a list, expected an object; expected the options of a run"):
         train.main(["--resume", str(folder)])
 
 
