@@ -86,7 +86,7 @@ def main() -> None:
     parts += bars(256, "start", start, centres, first, START)
     parts += bars(332, "end", end, centres, last, END)
     score, null = float(found.scores[0, 0]), float(found.null_score[0])
-    told = f"best span: {start[first]:.1f} + {end[last]:.1f} = {score:.1f};  no answer, both numbers at [CLS]: {null:.1f}"
+    told = f"best span: {start[first]:.1f} + {end[last]:.1f} = {score:.1f};  no answer (at [CLS]): {null:.1f}"
     comparison = ">" if null_odds > threshold else "<"
     rule = f"{null:.1f} - {score:.1f} = {null_odds:.1f} {comparison} threshold {threshold:.1f}"
     parts += [

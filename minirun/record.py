@@ -88,13 +88,14 @@ class Record:
         tracker = open_tracker(config["track"] if processes.is_main else "none", folder, self.at.step)
         self.log = RunLog(folder if processes.is_main else None, config["log_every"], self.at.log, tracker)
         self.saved_at = time.monotonic()
-        total = windows_per_epoch * config["epochs"]
-        done = round(total * self.at.step / self.total_steps)
-        self.bar = tqdm(desc="train", total=total, initial=done, unit="windows", disable=not processes.is_main)
+        self.windows = windows_per_epoch * config["epochs"]
         if processes.is_main:
             self._write_config()
 
     def __enter__(self) -> "Record":
+        done = round(self.windows * self.at.step / self.total_steps)
+        is_main = self.processes.is_main
+        self.bar = tqdm(desc="train", total=self.windows, initial=done, unit="windows", disable=not is_main)
         return self
 
     def __exit__(self, *_) -> None:

@@ -3,6 +3,10 @@
 import importlib.util
 import os
 
+# The tests' tensors are tiny: a second thread costs more than it brings, here and in the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
 import pytest
 import torch
 from helpers import flags, letter_tokenizer, write_tiny
@@ -14,7 +18,6 @@ import train
 # No example database in the working directory, and no deadline, since a busy machine is not a failure.
 settings.register_profile("here", database=None, deadline=None, max_examples=60)
 settings.load_profile("here")
-os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def pytest_addoption(parser):
