@@ -80,6 +80,7 @@ def test_the_step_waits_for_no_device(tiny, tmp_path):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_the_step_on_a_gpu_does_not_synchronise(tiny, tmp_path):
     run = run_with(tiny, tmp_path)
     run = dataclasses.replace(run, device=torch.device("cuda"), model=run.model.cuda())
