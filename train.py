@@ -302,7 +302,8 @@ def evaluate(run: Run) -> dict | None:
     run.model.eval()
     with minirun.autocast(run.device, run.dtype), minirun.explain_out_of_memory("a batch of dev", "lower --max-length"):
         mine = shards[processes.rank]
-        found = squad.predict_windows(run.model, dev.windows, mine, run.device, options.max_answer_tokens, bar)
+        settings = run.device, options.max_answer_tokens, bar, squad.span_loss
+        found = squad.predict_windows(run.model, dev.windows, mine, *settings)
     run.model.train()
     found = processes.gather_rows(found, shards)
     if found is None:

@@ -7,22 +7,9 @@ import numpy as np
 from squad.examples import Example
 from squad.metrics import article_halves, question_scores
 from squad.scoring import Normalize, normalize_answer
-from squad.spans import Predictions, apply_threshold
+from squad.spans import Predictions, apply_threshold, shifted_scores
 
 TEMPERATURES = np.geomspace(0.2, 20, 200)  # neighbours differ by 2.3%, less than a dev set can tell apart
-
-
-def probabilities(entries: Sequence[dict], threshold: float, temperature: float) -> np.ndarray:
-    """The probability of each entry of a question's n-best list, "" included, in the list's order.
-
-    softmax(z / temperature), where z is the score, and for "" the null score - threshold: so "" is the most probable
-    entry exactly when the threshold decides on "no answer".
-
-    Args: entries: dicts with `score` and `start` (None for ""), as in `Predictions.nbest`.
-    """
-    z = np.array(_shifted(entries, threshold))
-    weights = np.exp((z - z.max()) / temperature)
-    return weights / weights.sum()
 
 
 def bin_of(confidence: np.ndarray, bins: int = 15) -> np.ndarray:
@@ -81,11 +68,6 @@ def _fit(log_odds: np.ndarray, right: np.ndarray) -> float:
     return float(TEMPERATURES[int(np.argmin(losses))])
 
 
-def _shifted(entries: Sequence[dict], threshold: float) -> list[float]:
-    """Scores of a question's n-best list, the threshold subtracted from that of ""."""
-    return [entry["score"] - (threshold if entry["start"] is None else 0.0) for entry in entries]
-
-
 def _log_odds(
     examples: Sequence[Example], predictions: Predictions, threshold: float, normalize: Normalize
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -94,7 +76,7 @@ def _log_odds(
     lists = [predictions.nbest[example.id] for example in examples]
     scores = np.full((len(lists), max(map(len, lists))), -np.inf)
     for row, entries in zip(scores, lists, strict=True):
-        row[: len(entries)] = _shifted(entries, threshold)
+        row[: len(entries)] = shifted_scores(entries, threshold)
     return scores - scores.max(1, keepdims=True), right > 0
 
 

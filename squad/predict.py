@@ -7,7 +7,6 @@ import torch
 
 from squad.batches import collate, evaluation_batches
 from squad.examples import Example
-from squad.loss import span_loss
 from squad.spans import N_BEST, Predictions, WindowPredictions, best_spans, decode
 from squad.windows import Windows
 
@@ -34,12 +33,13 @@ def predict_windows(
     device: torch.device | str = "cpu",
     max_answer_tokens: int = 30,
     progress: Callable[[Iterable], Iterable] = iter,
+    loss: Callable | None = None,
 ) -> WindowPredictions:
-    """Run `model(input_ids, token_type_ids, attention_mask)` over these windows and find the best spans and the loss.
+    """Run `model(input_ids, token_type_ids, attention_mask)` over these windows and find the best spans of each.
 
     The caller puts the model in eval mode and enables autocast if wanted.
 
-    Args: progress: wraps the loop over batches (tqdm, say).
+    Args: progress: wraps the loop over batches (tqdm, say). loss: `span_loss`, for windows with labels.
     Returns one row per window, in the order of window_ids.
     """
     W, n, device = len(window_ids), N_BEST, torch.device(device)
@@ -54,11 +54,13 @@ def predict_windows(
         batch = collate(windows, window_ids[at]).to(device)
         logits = model(batch.input_ids, batch.token_type_ids, batch.attention_mask)
         spans = best_spans(*logits, batch.span_mask, max_answer_tokens, n)
-        losses = span_loss(*logits, batch.start_positions, batch.end_positions, batch.span_mask, reduction="none")
         scores, start_index, end_index, null_score = (tensor.cpu().numpy() for tensor in spans)
         k = scores.shape[1]  # less than n where a window has fewer spans
         found.scores[at, :k], found.start_index[at, :k], found.end_index[at, :k] = scores, start_index, end_index
-        found.null_score[at], found.loss[at] = null_score, losses.cpu().numpy()
+        found.null_score[at] = null_score
+        if loss:
+            labels = batch.start_positions, batch.end_positions, batch.span_mask
+            found.loss[at] = loss(*logits, *labels, reduction="none").cpu().numpy()
     return found
 
 

@@ -9,9 +9,9 @@ import torch
 from tokenizers import Tokenizer
 
 from minihub import json_type, parse_object, read_object
-from squad.calibration import probabilities
 from squad.examples import DataError, Example
 from squad.predict import predict
+from squad.spans import probabilities
 from squad.windowing import MAX_LENGTH, MAX_QUESTION, OVERLAP, make_windows
 
 # The settings that qa.json may hold.

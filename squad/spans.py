@@ -30,7 +30,7 @@ class WindowPredictions(NamedTuple):
     start_index: np.ndarray  # (W, n) position of the first token
     end_index: np.ndarray  # (W, n) position of the last token
     null_score: np.ndarray  # (W,)
-    loss: np.ndarray  # (W,) for windows with labels
+    loss: np.ndarray  # (W,), 0 where it was not asked for
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,24 @@ def apply_threshold(predictions: Predictions, threshold: float) -> dict[str, str
     """The answer to each question, "" where its null odds exceed the threshold."""
     odds = predictions.null_odds
     return {id: "" if odds[id] > threshold else text for id, text in predictions.answers.items()}
+
+
+def probabilities(entries: Sequence[dict], threshold: float, temperature: float) -> np.ndarray:
+    """The probability of each entry of a question's n-best list, "" included, in the list's order.
+
+    softmax(z / temperature), where z is the score, and for "" the null score - threshold: so "" is the most probable
+    entry exactly when the threshold decides on "no answer".
+
+    Args: entries: dicts with `score` and `start` (None for ""), as in `Predictions.nbest`.
+    """
+    z = np.array(shifted_scores(entries, threshold))
+    weights = np.exp((z - z.max()) / temperature)
+    return weights / weights.sum()
+
+
+def shifted_scores(entries: Sequence[dict], threshold: float) -> list[float]:
+    """Scores of a question's n-best list, the threshold subtracted from that of ""."""
+    return [entry["score"] - (threshold if entry["start"] is None else 0.0) for entry in entries]
 
 
 def _with_probabilities(entries: list[dict]) -> list[dict]:

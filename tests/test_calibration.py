@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from squad import Answer, Example, Predictions
-from squad.calibration import calibrate, calibration_error, probabilities
+from squad.calibration import calibrate, calibration_error
+from squad.spans import probabilities
 
 scores = st.floats(-20, 20)
 

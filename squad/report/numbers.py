@@ -8,9 +8,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from squad.calibration import bin_of, probabilities
+from squad.calibration import bin_of
 from squad.examples import Example
-from squad.spans import Predictions
+from squad.spans import Predictions, probabilities
 
 WRONG, INVENTED, SILENT = "wrong span", "answered an unanswerable", "silent on an answerable"
 QUESTION_WORDS = ("who", "what", "when", "where", "why", "how", "which", "other")
