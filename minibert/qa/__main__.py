@@ -98,9 +98,6 @@ def read_text(name: str) -> str:
         raise ValueError(f"{name}: not UTF-8 text (byte {error.start}), convert it first") from error
 
 
-# ------------------------------------------------------------------------------------------------ one question
-
-
 def answer(reader: squad.Reader, context: str, question: str, options: argparse.Namespace) -> None:
     """Ask one question and print the answers."""
     answers = reader(question, context, top_k=max(2, options.top_k), progress=progress_bar("read"))[: options.top_k]
@@ -145,9 +142,6 @@ def marked_sentence(context: str, start: int, end: int, color: bool = False, rea
 def printable(text: str) -> str:
     """Replace control characters by spaces: in a terminal they could move the cursor."""
     return "".join(c if c.isprintable() else " " for c in text)
-
-
-# ------------------------------------------------------------------------------------------------ many questions
 
 
 def answer_file(reader: squad.Reader, name: str, output: str | None, top_k: int) -> int:
@@ -198,9 +192,6 @@ def answer_lines(reader: squad.Reader, lines: list[tuple[int, bytes]], out: Text
         bar.write(f"minibert: {problem}", file=sys.stderr)
     bar.update(sum(len(line) for _, line in lines))
     return len(problems)
-
-
-# ------------------------------------------------------------------------------------------------ the page
 
 
 def serve(reader: squad.Reader, host: str, port: int) -> int:
