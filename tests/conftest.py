@@ -11,9 +11,12 @@ import pytest
 import torch
 from helpers import flags, letter_tokenizer, write_tiny
 from hypothesis import settings
+from reports import EVIL, MIXED
+from reports import make_run as make_report_run
 
 import minibert
 import train
+from squad.report.__main__ import main as write_report
 
 # No example database in the working directory, and no deadline, since a busy machine is not a failure.
 settings.register_profile("here", database=None, deadline=None, max_examples=60)
@@ -82,6 +85,14 @@ def run(tiny, tmp_path_factory):
     """A finished run of 3 epochs."""
     folder = tmp_path_factory.mktemp("run") / "out"
     assert train.main(flags(tiny, folder, "--epochs", "3", "--learning-rate", "0.02")) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mixed(tmp_path_factory):
+    """A run with errors of every kind, hostile text and right-to-left text; its page is written."""
+    folder = make_report_run(tmp_path_factory.mktemp("mixed") / "a<b>", MIXED, comment=EVIL)
+    assert write_report([str(folder)]) == 0
     return folder
 
 

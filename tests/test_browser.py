@@ -1,31 +1,22 @@
-"""The page of answer.py --serve in headless Chromium: what a person would do, end to end, with the shipped adapter.
+"""The page of `minibert --serve` in headless Chromium: what a person would do, end to end, with the shipped adapter.
 
-Needs Debian's chromium and chromium-driver, and selenium (extra `browser`); skipped, and saying so, without.
-MINIBERT_SCREENSHOTS=DIR keeps two pictures there.
+Needs what chromium.py says. MINIBERT_SCREENSHOTS=DIR keeps two pictures there.
 """
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
-pytest.importorskip("selenium", reason="needs: pip install -e '.[browser]'")
+pytest.importorskip("chromium")
 
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-ROOT = Path(__file__).parent.parent
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver")
-FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run --disable-sync --hide-scrollbars "
-    "--disable-background-networking --disable-component-update --disable-quic --window-size=1000,900"
-)
 VIN = (
     "Vin is a Mistborn who grew up on the streets of Luthadel. Kelsier, the Survivor of Hathsin, "
     "took her into his crew and taught her to use her powers."
@@ -36,22 +27,12 @@ URDU = "\u0644\u0627\u06c1\u0648\u0631 \u0634\u06c1\u0631 \u06c1\u06d2\u06d4"
 @pytest.fixture(scope="module")
 def address(has_minilm):
     """A server in a process of its own, as a user starts it."""
-    command = [sys.executable, "answer.py", "--serve", "--port", "0", "--precision", "fp32"]
+    command = [sys.executable, "-m", "minibert.qa", "--serve", "--port", "0", "--precision", "fp32"]
     server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     yield server.stdout.readline().split()[0]
     server.terminate()
     server.wait(timeout=30)
     server.stdout.close()
-
-
-def start(folder):
-    """Headless Chromium with a fresh profile in this folder; its console is kept."""
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in [*FLAGS.split(), f"--user-data-dir={folder}"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    return webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
 
 
 @pytest.fixture

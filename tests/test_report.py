@@ -1,4 +1,4 @@
-"""The page of squad.report: what it shows, what must never be in one, and what is said when files are wrong."""
+"""The page of squad.report: what it shows, and what must never be in one."""
 
 import base64
 import hashlib
@@ -11,65 +11,15 @@ import sys
 import xml.etree.ElementTree as ET
 
 import pytest
+from helpers import ROOT
+from reports import URDU, VIN, make_run, question
 
 import train
-from squad import DataError, Predictions, evaluate, read_examples, write_results
-from squad.report import main, windows_per_question
+from squad import DataError, read_examples
+from squad.report.__main__ import main
 from squad.report.numbers import INVENTED, SILENT, WRONG
-from squad.scoring import OFFICIAL, find_scoring
-
-EVIL = "</script><script>document.title='owned'</script><img src=https://x.test/a.png onerror=alert(1)> & \"'{{name}}"
-URDU = "\u0644\u0627\u06c1\u0648\u0631 \u0634\u06c1\u0631 \u06c1\u06d2\u06d4"
-
-
-def question(id, context, gold, *said):
-    """One question, as SQuAD's JSON and as an n-best list. said: texts, best first, "" where it ranks."""
-    answers = [{"text": gold, "answer_start": context.index(gold)}] if gold else []
-    nbest = [
-        {"text": text, "score": 5.0 - 2 * i, "start": context.index(text) if text else None,
-         "end": context.index(text) + len(text) if text else None}
-        for i, text in enumerate(said)
-    ]  # fmt: skip
-    return {"id": id, "question": f"Who is {id}?", "answers": answers, "is_impossible": not gold}, nbest
-
-
-def make_run(folder, texts, log=({"step": 5, "loss": 2.5, "lr": 0.001},), threshold=0.0, scoring=OFFICIAL, **config):
-    """A run's folder as train.py leaves it, with a data.json. texts: title -> (context, [questions])."""
-    folder.mkdir(parents=True)
-    data, nbest = [], {}
-    for title, (context, questions) in texts.items():
-        data.append({"title": title, "paragraphs": [{"context": context, "qas": [q for q, _ in questions]}]})
-        nbest |= {q["id"]: entries for q, entries in questions}
-    (folder / "data.json").write_text(json.dumps({"data": data}))
-    best = {id: next(e for e in entries if e["text"]) for id, entries in nbest.items()}
-    null = {id: next(e for e in entries if not e["text"])["score"] for id, entries in nbest.items()}
-    odds = {id: null[id] - best[id]["score"] for id in nbest}
-    predictions = Predictions({id: entry["text"] for id, entry in best.items()}, odds, nbest)
-    metrics = evaluate(read_examples(folder / "data.json"), predictions, threshold, scoring=scoring)
-    write_results(folder, predictions, metrics)
-    options = {"dev": str(folder / "data.json"), "train": "excerpt", "model": "some/model", "seed": 0} | config
-    (folder / "config.json").write_text(json.dumps(options))
-    if log is not None:
-        (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
-    return folder
-
-
-VIN = f"Vin met Kelsier in Luthadel. {EVIL} Elend read books."
-MIXED = {
-    "Vin": (VIN, [
-        question("right", VIN, "Kelsier", "Kelsier", ""), question("wrong", VIN, "Kelsier", "Luthadel", ""),
-        question("evil", VIN, EVIL, "books", ""), question("silent", VIN, "Luthadel", "", "Elend"),
-    ]),
-    "Lahore": (URDU, [question("invented", URDU, "", URDU[:5], ""), question("nothing", URDU, "", "", URDU[:5])]),
-}  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def mixed(tmp_path_factory):
-    """A run with errors of every kind, hostile text and right-to-left text; its page is written."""
-    folder = make_run(tmp_path_factory.mktemp("mixed") / "a<b>", MIXED, comment=EVIL)
-    assert main([str(folder)]) == 0
-    return folder
+from squad.report.page import windows_per_question
+from squad.scoring import find_scoring
 
 
 def read_page(folder):
@@ -138,7 +88,7 @@ def test_a_real_run_and_its_evaluation(run, tiny, tmp_path):
     assert train.main(["--evaluate", str(folder)]) == 0
     for here, missing in ((folder, set()), (folder / "evaluation", {"loss", "rate", "evaluations"})):
         command = [sys.executable, "-m", "squad.report", str(here)]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert (done.returncode, done.stdout, done.stderr) == (0, f"{here / 'report.html'}\n", "")
         page = read_page(here)
         everything = {"loss", "rate", "evaluations", "threshold", "precision", "by-word", "by-length", "by-windows"}
@@ -213,90 +163,3 @@ def test_questions_that_the_run_left_out_are_left_out(tmp_path):
     (folder / "data.json").write_text(json.dumps(data))
     assert main([str(folder)]) == 0
     assert "<dt>questions</dt><dd>2<" in read_page(folder)
-
-
-# ------------------------------------------------------------------ what is wrong is said
-
-
-def rewrite(name, change):
-    def breaks(run):
-        content = json.loads((run / name).read_text())
-        (run / name).write_text(json.dumps(change(content) or content))
-
-    return breaks
-
-
-def text(name, content):
-    return lambda run: (run / name).write_text(content)
-
-
-def drop(name):
-    return lambda run: (run / name).unlink()
-
-
-BROKEN = {
-    "no metrics": (drop("metrics.json"), "metrics.json: no such file"),
-    "no config": (drop("config.json"), "config.json: no such file"),
-    "no data": (drop("data.json"), "data.json: no such file, though the run's config.json names it; give --dev"),
-    "cut JSON": (text("null_odds.json", '{"a": '), "null_odds.json: not readable as JSON"),
-    "deep JSON": (text("config.json", "[" * 100_000), "config.json: not readable as JSON"),
-    "a list": (text("metrics.json", "[]"), "metrics.json: found a list, expected an object"),
-    "cut log": (text("log.jsonl", '{"step": 1}\n{"st'), "log.jsonl: line 2: not readable as JSON"),
-    "loss NaN": (text("log.jsonl", '{"step": 1, "lr": 1, "loss": NaN}'), "line 1: loss is nan, expected a number"),
-    "no lr": (text("log.jsonl", '{"step": 1, "loss": 2}'), "line 1: lr is missing, expected a number"),
-    "no dev": (rewrite("config.json", lambda c: c.pop("dev") and None), "config.json: dev is missing"),
-    "no threshold": (rewrite("metrics.json", lambda m: m.pop("threshold") * 0 or None), "threshold is missing"),
-    "text F1": (rewrite("metrics.json", lambda m: m | {"f1": "high"}), "metrics.json: f1 is high, expected a number"),
-    "no calibration": (rewrite("metrics.json", lambda m: m | {"calibration": 3}), "calibration is 3, expected an"),
-    "temperature 0": (
-        rewrite("metrics.json", lambda m: m["calibration"].update(temperature=0)),
-        "calibration: temperature is 0.0, expected 0.001 to 1000",
-    ),
-    "no interval": (
-        rewrite("metrics.json", lambda m: m["at_zero"].pop("f1_interval") and None),
-        "at_zero: f1_interval is None, expected two numbers",
-    ),
-    "another scoring": (
-        rewrite("metrics.json", lambda m: m | {"scoring": ["mlqa"]}),
-        """metrics.json: scoring is "['mlqa']", expected official or multilingual""",
-    ),
-    "odds text": (rewrite("null_odds.json", lambda o: o | {"wrong": "x"}), "null_odds.json: 'wrong' is x"),
-    "strange id": (rewrite("null_odds.json", lambda o: o | {"other": 1}), "1 ids are not in the data, the first"),
-    "missing id": (rewrite("null_odds.json", lambda o: o.pop("wrong") and None), "1 of 6 questions are missing"),
-    "other text": (
-        rewrite("nbest_predictions.json", lambda n: n["wrong"][0].update(start=0)),
-        "'wrong': 'Luthadel' at 0 is not in its text; is this the run's --dev file?",
-    ),
-    "no start": (rewrite("nbest_predictions.json", lambda n: n["wrong"][1].pop("start")), "'' at missing is not in"),
-    "no list": (rewrite("nbest_predictions.json", lambda n: n | {"wrong": 3}), "'wrong': expected a list of answers"),
-    "no null": (rewrite("nbest_predictions.json", lambda n: n["wrong"].pop() and None), 'expected the answer "" once'),
-    "other answers": (rewrite("predictions.json", lambda p: p | {"wrong": "Vin"}), "not what the other files say"),
-    "other gold": (
-        rewrite("data.json", lambda d: d["data"][0]["paragraphs"][0]["qas"][0]["answers"][0].update(text="Kels")),
-        "metrics.json says EM 33.33, its predictions score 16.67",
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", BROKEN)
-def test_what_is_wrong_is_said_in_a_line(name, mixed, tmp_path):
-    breaks, said = BROKEN[name]
-    run = tmp_path / "run"
-    shutil.copytree(mixed, run)
-    (run / "report.html").unlink()
-    rewrite("config.json", lambda c: c | {"dev": str(run / "data.json")})(run)
-    breaks(run)
-    with pytest.raises(ValueError) as error:
-        main([str(run)])
-    assert said in str(error.value)
-    assert "\n" not in str(error.value)
-    assert not list(run.glob("report*"))
-
-
-def test_status_2_and_no_traceback(mixed, tmp_path):
-    for more, said in (([str(tmp_path)], "no such file"), ([str(mixed), "--tokenizer", "nowhere"], "not a readable")):
-        command = [sys.executable, "-m", "squad.report", *more]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr.startswith("squad.report: ") and said in done.stderr
-        assert done.stderr.count("\n") == 1

@@ -1,18 +1,19 @@
 """The page of squad.report in headless Chromium: filter and search, phone and dark, nothing blocked and nothing run.
 
-Needs what test_browser.py needs.
+Needs what chromium.py says.
 """
 
 import re
 
 import pytest
-import test_browser
-from test_report import EVIL, URDU, VIN, make_run, question
+from reports import EVIL, URDU, VIN, make_run, question
 
-from squad.report import main
+pytest.importorskip("chromium")
 
-By = test_browser.By
-pytestmark = test_browser.pytestmark
+from selenium.webdriver.common.by import By
+
+from squad.report.__main__ import main
+
 WRONG = 60  # questions answered wrongly: more than the page shows at once
 UNBROKEN = "x" * 300
 
