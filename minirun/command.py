@@ -58,7 +58,7 @@ def saved_options(path: Path, options: type) -> dict:
         raise ValueError(f"{error}; expected the options of a run, give the --output folder of one") from error
     types = typing.get_type_hints(options)
     if unknown := values.keys() - {field.name for field in dataclasses.fields(options)}:
-        raise ValueError(f"{path}: {', '.join(sorted(unknown))[:200]} are not options of this version")
+        raise ValueError(f"{path}: not among the options of this version: {', '.join(sorted(unknown))[:200]}")
     for name, value in values.items():
         if type(value) is not types[name] and not (types[name] is float and type(value) is int):
             raise ValueError(f"{path}: {name} is {str(value)[:60]!r}, expected {types[name].__name__}")

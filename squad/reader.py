@@ -179,11 +179,8 @@ def read_settings(path: Path) -> dict[str, float | int]:
     if not path.is_file():
         return {}
     content = read_object(path, DataError)
-    try:
-        settings = {name: kind(content[name]) for name, kind in SETTINGS.items() if name in content}
-    except (ValueError, TypeError, OverflowError) as error:
-        raise DataError(f"{path}: {error}, expected numbers by name") from error
-    for name, value in settings.items():
-        if not math.isfinite(value):
-            raise DataError(f"{path}: {name} is {value}, expected a finite number")
-    return settings
+    known = [name for name in SETTINGS if name in content]
+    for name in known:
+        if not isinstance(content[name], int | float) or not abs(content[name]) < 1e9:  # nor is NaN
+            raise DataError(f"{path}: {name} is {str(content[name])[:60]}, expected a finite number")
+    return {name: SETTINGS[name](content[name]) for name in known}

@@ -158,9 +158,9 @@ WEIGHTS, ADAPTER = "model/model.safetensors", "adapter/adapter_model.safetensors
 KEY = "base_model.model.bert.encoder.layer.0.attention.self.key.lora_A.weight"
 WORDS = "bert.embeddings.word_embeddings.weight"
 HUGE = {"dtype": "F32", "shape": [2**40, 2**10], "data_offsets": [0, 2**52]}
-RUN, ASK = ["--resume", "run"], "answer.py"
+RUN, ASK = ["--resume", "run"], "minibert"
 GZIPPED = ["--train", "data.json.gz"]
-# a row of the table -> what makes it so, and the flags to run train.py with after those of `flags`; ASK: answer.py
+# a row of the table -> what makes it so, and the flags to run train.py with after those of `flags`; ASK: minibert
 CASES = {
     "no such file": remove("data.json"),
     "a folder": folder_for_data,
@@ -274,10 +274,6 @@ CASES = {
     "settings not JSON": (text("adapter/qa.json", "{"), ASK),
     "settings not numbers": (settings("adapter/qa.json", max_length="many"), ASK),
     "settings not finite": (settings("adapter/qa.json", null_threshold=float("nan")), ASK),
-    "questions longer than any window": (
-        nothing,
-        ["--suggest-max-length", "--max-length", "80", "--max-question-tokens", "64"],
-    ),
     "evaluating with settings that are none": (text("run/adapter/qa.json", "[]"), ["--evaluate", "run"]),
     "a rank beyond the layers": (nothing, ["--lora-rank", str(10**9)]),
     "checkpoints every 0 steps": (nothing, ["--checkpoint-every", "0"]),

@@ -1,22 +1,22 @@
 """docs/errors.md, row by row: what is wrong is said in one line, at once, and nothing is left behind."""
 
 import dataclasses
+import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import answer
 import pytest
-from helpers import flags
+from helpers import ROOT, flags
 from mistakes import ASK, CASES
-from options import Options
 
 import train
-from minibert import check_values
+from minibert.qa.__main__ import main as ask
+from minirun import check_values
+from train import Options
 
-ROOT = Path(__file__).parent.parent
 TABLE = re.findall(r"^\| (.+?) \| (.+) \|$", (ROOT / "docs" / "errors.md").read_text(), re.MULTILINE)
 ROWS = {wrong: said for wrong, said in TABLE if said not in ("said", "---")}
 
@@ -44,7 +44,7 @@ def test_row(wrong, here, monkeypatch):
     before = set(here.rglob("*"))
     with pytest.raises((ValueError, OSError)) as error:
         if what == ASK:
-            answer.main(["--model", "adapter", "--context", "text.txt", "--question", "who is vin"])
+            ask(["--model", "adapter", "--context", "text.txt", "--question", "who is vin"])
         elif {"--resume", "--evaluate"} & set(what):
             train.main(what)
         else:
@@ -59,7 +59,7 @@ def test_row(wrong, here, monkeypatch):
 # --------------------------------------------------------------------------------------------- the rest
 
 
-def test_a_byte_order_mark_is_no_mistake(here):
+def test_a_byte_order_mark_is_allowed(here):
     for name in ("data.json", "model/config.json"):
         (here / name).write_bytes(b"\xef\xbb\xbf" + (here / name).read_bytes())
     data = ("--train", "data.json", "--dev", "data.json")
@@ -91,16 +91,21 @@ def test_every_number_has_limits_that_are_kept(field):
         check_values(Options(**{field.name: value}))
 
 
-@pytest.mark.parametrize("name", ["train.py", "answer.py"])
+SIZES = ("--max-length", "64", "--max-question-tokens", "9", "--window-overlap", "9")
+COMMANDS = {
+    "train.py": (str(ROOT / "train.py"), "--model", "model", "--dev", "nowhere.json", *SIZES),
+    "minibert": ("-m", "minibert.qa", "--model", "adapter", "--context", "nowhere.txt", "--question", "?"),
+    "squad.audit": ("-m", "squad.audit", "nowhere.json"),
+    "squad.report": ("-m", "squad.report", "nowhere"),
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
 def test_debug_shows_the_traceback_and_nothing_else_does(name, here):
-    sizes = ["--max-length", "64", "--max-question-tokens", "9", "--window-overlap", "9"]
-    mistakes = {
-        "train.py": ["--model", "model", "--dev", "nowhere.json", *sizes],
-        "answer.py": ["--model", "adapter", "--context", "nowhere.txt", "--question", "?"],
-    }
-    command = [sys.executable, str(ROOT / name), *mistakes[name]]
-    plain = subprocess.run(command, capture_output=True, text=True)
-    shown = subprocess.run([*command, "--debug"], capture_output=True, text=True)
+    command = [sys.executable, *COMMANDS[name]]
+    places = {**os.environ, "PYTHONPATH": str(ROOT)}
+    plain = subprocess.run(command, capture_output=True, text=True, env=places)
+    shown = subprocess.run([*command, "--debug"], capture_output=True, text=True, env=places)
     assert (plain.returncode, shown.returncode) == (2, 2)
     [line] = plain.stderr.splitlines()
     assert line.startswith(f"{name}: ")
@@ -110,7 +115,7 @@ def test_debug_shows_the_traceback_and_nothing_else_does(name, here):
 
 
 def test_a_message_from_anywhere_is_one_short_line_without_control_characters():
-    code = "import minibert\ndef main(): raise ValueError('a\\x1b[2J\\nb' + 'c' * 10**6)\nminibert.run_command(main)"
+    code = "import minirun\ndef main(): raise ValueError('a\\x1b[2J\\nb' + 'c' * 10**6)\nminirun.run_command(main)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     [line] = done.stderr.splitlines()

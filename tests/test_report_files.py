@@ -40,7 +40,10 @@ BROKEN = {
     "no dev": (rewrite("config.json", lambda c: c.pop("dev") and None), "config.json: dev is missing"),
     "no threshold": (rewrite("metrics.json", lambda m: m.pop("threshold") * 0 or None), "threshold is missing"),
     "text F1": (rewrite("metrics.json", lambda m: m | {"f1": "high"}), "metrics.json: f1 is high, expected a number"),
-    "no calibration": (rewrite("metrics.json", lambda m: m | {"calibration": 3}), "calibration is a whole number, expected an"),
+    "no calibration": (
+        rewrite("metrics.json", lambda m: m | {"calibration": 3}),
+        "calibration is a whole number, expected an",
+    ),
     "temperature 0": (
         rewrite("metrics.json", lambda m: m["calibration"].update(temperature=0)),
         "calibration: temperature is 0.0, expected 0.001 to 1000",
@@ -63,7 +66,10 @@ BROKEN = {
     "no start": (rewrite("nbest_predictions.json", lambda n: n["wrong"][1].pop("start")), "'' at missing is not in"),
     "no list": (rewrite("nbest_predictions.json", lambda n: n | {"wrong": 3}), "'wrong': expected a list of answers"),
     "no null": (rewrite("nbest_predictions.json", lambda n: n["wrong"].pop() and None), 'expected the answer "" once'),
-    "other answers": (rewrite("predictions.json", lambda p: p | {"wrong": "Vin"}), "not what the other files give at the threshold"),
+    "other answers": (
+        rewrite("predictions.json", lambda p: p | {"wrong": "Vin"}),
+        "not what the other files give at the threshold",
+    ),
     "other gold": (
         rewrite("data.json", lambda d: d["data"][0]["paragraphs"][0]["qas"][0]["answers"][0].update(text="Kels")),
         "metrics.json says EM 33.33, its predictions score 16.67",
