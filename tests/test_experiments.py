@@ -1,6 +1,7 @@
 """Experiments: their data, their runs of train.py, and whole ones (ablate, compare) on a tiny model."""
 
 import json
+import signal
 import types
 
 import pytest
@@ -110,7 +111,10 @@ def test_ctrl_c_ends_an_experiment_once_its_run_has_ended(tmp_path):
     """In a terminal the run has it too; here only the experiment, sent by the run, which then goes on to its end."""
     lines = ["import os, signal, time", "os.kill(os.getppid(), signal.SIGINT)", "time.sleep(0.5)", "print('done')"]
     (tmp_path / "run.py").write_text("\n".join(lines))
+    # A shell that starts the tests in the background makes them ignore Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     end = common.timed([str(tmp_path / "run.py")], tmp_path / "run.txt")
+    signal.signal(signal.SIGINT, before)
     assert end.interrupted
     assert end.status == 0
     assert (tmp_path / "run.txt").read_text() == "done\n"
