@@ -30,6 +30,7 @@ import minihub
 import squad
 from minirun.checkpoint import load_checkpoint, save_checkpoint
 from minirun.command import saved_options
+from squad.examples import WrongOffsetError
 
 SECONDS, MEMORY = 10, 2**30
 HOSTILE = [
@@ -52,7 +53,7 @@ BYTES = [
     b"\\ud800",
     b"null",
 ]
-OURS = (squad.DataError, minibert.CheckpointError, lora.AdapterError, ValueError)
+OURS = (squad.DataError, WrongOffsetError, minibert.CheckpointError, lora.AdapterError, ValueError)
 
 
 # --------------------------------------------------------------------------------------------- mutations
