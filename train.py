@@ -41,8 +41,8 @@ class Options:
     """
 
     # data
-    train: str = option("excerpt", "SQuAD file to train on, or squad_v2 (the official one), or excerpt (in data/)")
-    dev: str = option("excerpt", "SQuAD file to evaluate on; the same names")
+    train: str = option("excerpt", "SQuAD file to train on; or excerpt, sample (both in data/), squad_v2 (official)")
+    dev: str = option("excerpt", "SQuAD file to evaluate on; or excerpt, squad_v2")
     max_train_examples: int = option(0, "train on the first N questions only; 0: all", least=0, fixed=True)
     skip_bad: bool = option(False, "leave out malformed questions instead of stopping at the first", fixed=True)
     answerable_only: bool = option(False, "leave out unanswerable questions, of train and dev", fixed=True)

@@ -1,4 +1,4 @@
-"""Data files by name: `squad_v2`, the official files; `excerpt`, those in data/ of this repository."""
+"""Data files by name: `squad_v2`, the official files; `excerpt` and `sample`, those in data/ of this repository."""
 
 import hashlib
 from pathlib import Path
@@ -12,23 +12,26 @@ SHA256 = {
     "train": "68dcfbb971bd3e96d5b46c7177b16c1a4e7d4bdef19fb204502738552dede002",
     "dev": "80a5225e94905956a6446d296ca1093975c4d3b3260f1d6c8f68bc2ab77182d8",
 }
-
-
 DATA = Path(__file__).parent.parent / "data"  # in a clone of the repository; an installed package is without it
+IN_DATA = {
+    ("excerpt", "train"): "train.json.gz",
+    ("excerpt", "dev"): "dev.json.gz",
+    ("sample", "train"): "sample.json.gz",
+}
 
 
 def find_data(name: str, split: str) -> Path:
-    """The `train` or `dev` file called `squad_v2` or `excerpt`; any other name is a path.
+    """The `train` or `dev` file called `squad_v2`, `excerpt` or `sample` (train only); any other name is a path.
 
-    Raises DataError when there is no excerpt here, or the official file cannot be downloaded.
+    Raises DataError when there is no such excerpt here, or the official file cannot be downloaded.
     """
     if name == "squad_v2":
         return find_squad_v2(split)
-    if name != "excerpt":
+    if (name, split) not in IN_DATA:
         return Path(name)
-    path = DATA / f"{split}.json.gz"
+    path = DATA / IN_DATA[name, split]
     if not path.is_file():
-        raise DataError(f"{path}: no such file; the excerpt comes with a clone of the repository, give another file")
+        raise DataError(f"{path}: no such file; the {name} comes with a clone of the repository, give another file")
     return path
 
 
