@@ -8,7 +8,6 @@
 Read it top-down: options, main, data and model, the loop, the step, evaluation, saving.
 """
 
-import collections
 import dataclasses
 import functools
 import sys
@@ -65,8 +64,6 @@ class Options:
     batch_size: int = option(16, "windows per forward pass", least=1, fixed=True)
     gradient_accumulation_steps: int = option(1, "forward passes per optimizer step", least=1, fixed=True)
     learning_rate: float = option(1e-3, "of AdamW after warm-up; about 1e-4 for --lora-rank 0", above=0)
-    head_rate: float = option(10.0, "the new QA head learns this many times as fast", above=0)
-    null_weight: float = option(1.5, "weight of the losses of windows without an answer", above=0)
     weight_decay: float = option(0.01, "of AdamW, on matrices only", least=0)
     warmup: float = option(0.1, "share of the steps in which the rate rises; then it falls to 0", least=0, below=1)
     max_grad_norm: float = option(1.0, "gradients are clipped to this norm", above=0)
@@ -214,7 +211,7 @@ def train_loop(run: Run, resume: bool) -> int:
     options, processes, windows = run.options, run.processes, run.train.windows
     step_size = options.batch_size * options.gradient_accumulation_steps
     batches = functools.cache(lambda epoch: squad.training_batches(windows.lengths, step_size, options.seed, epoch))
-    optimizer = make_optimizer(run.model, options.weight_decay, options.head_rate)
+    optimizer = make_optimizer(run.model, options.weight_decay)
     scaler = torch.amp.GradScaler(run.device.type, enabled=run.dtype == torch.float16)
     record = minirun.Record(
         run.folder, run.model, optimizer, scaler, processes, dataclasses.asdict(options), run.fingerprints, resume,
@@ -268,12 +265,11 @@ def training_step(run: Run, model, window_ids: np.ndarray, optimizer, scaler, lr
             batch = batch.to(run.device)
             with minirun.autocast(run.device, run.dtype):
                 logits = model(batch.input_ids, batch.token_type_ids, batch.attention_mask)
-            labels = batch.start_positions, batch.end_positions, batch.span_mask
-            pass_loss = share * squad.span_loss(*logits, *labels, options.null_weight)
+            pass_loss = share * squad.span_loss(*logits, batch.start_positions, batch.end_positions, batch.span_mask)
             scaler.scale(processes.size * pass_loss).backward()  # the processes' gradients are averaged, not added
         loss += pass_loss.detach()
     for group in optimizer.param_groups:
-        group["lr"] = lr * group["times"]
+        group["lr"] = lr
     scaler.unscale_(optimizer)  # clipping must see the true gradients, once per step
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     grad_norm = nn.utils.clip_grad_norm_(trained, options.max_grad_norm)
@@ -283,18 +279,12 @@ def training_step(run: Run, model, window_ids: np.ndarray, optimizer, scaler, lr
     return loss, grad_norm
 
 
-def make_optimizer(model: nn.Module, weight_decay: float, head_rate: float) -> torch.optim.AdamW:
-    """AdamW over what trains; matrices decay, biases and norms do not (Loshchilov and Hutter 2019).
-
-    The head, which starts from random weights, learns `head_rate` times as fast as the rest.
-    """
-    groups = collections.defaultdict(list)
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            times = head_rate if name.startswith(HEAD) else 1.0
-            groups[times, weight_decay if parameter.dim() >= 2 else 0.0].append(parameter)
-    groups = [{"params": found, "times": times, "weight_decay": decay} for (times, decay), found in groups.items()]
-    return torch.optim.AdamW(groups, betas=(0.9, 0.98))  # the squares' mean follows faster than with 0.999 (RoBERTa)
+def make_optimizer(model: nn.Module, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW over what trains; matrices decay, biases and norms do not (Loshchilov and Hutter 2019)."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    matrices, others = [p for p in trained if p.dim() >= 2], [p for p in trained if p.dim() < 2]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups)
 
 
 def schedule(step: int, total: int, warmup: float) -> float:
