@@ -24,9 +24,9 @@ import lora
 import minibert
 import minirun
 import squad
-from minihub import atomic_write, check_fit, read_object, write_json
+from minihub import atomic_write, check_fit, write_json
 from minirun import option
-from squad.evaluation import METRICS
+from squad.words import show_results
 
 ADVICE = "lower --batch-size (raise --gradient-accumulation-steps to keep the step's size) or --max-length"
 HEAD = "qa_outputs"  # starts from random weights, so it is trained in full beside the adapters
@@ -124,8 +124,7 @@ def main(argv: list[str] | None = None) -> int:
         if processes.is_main and status:
             print(f"stopped; continue with: python train.py --resume {run.folder}", file=sys.stderr)
         elif processes.is_main:
-            metrics = read_object(run.folder / METRICS)
-            print(f"\n{squad.results_table(metrics)}\n\neverything is in {run.folder}")
+            print(f"\n{show_results(run.folder, run.dev.examples)}\n\neverything is in {run.folder}")
             print(f"ask it: python -m minibert.qa --model {evaluated or run.folder} --serve")
     return status
 

@@ -1,11 +1,11 @@
 """Cut the excerpts in this folder out of full SQuAD 2.0 files, by whole articles.
 
-    python data/make_excerpt.py train-v2.0.json.gz data/train.json.gz --questions 5000 --unanswerable 0.2 0.7
+    python data/make_excerpt.py train-v2.0-partial.json.gz data/train.json.gz --questions 5000 --unanswerable 0.2 0.7
     python data/make_excerpt.py train-v2.0-sample.json.gz data/sample.json.gz --questions 50000
     python data/make_excerpt.py dev-v2.0.json.gz data/dev.json.gz --titles Oxygen Steam_engine Amazon_rainforest Normans
 
-Articles are taken in an order drawn from seed 0 until there are enough questions. The bytes written depend on
-nothing but the input and the flags.
+The first two sources are parts of the train set, see README.md. Articles are taken in an order drawn from seed 0 until
+there are enough questions. The bytes written depend on nothing but the input and the flags.
 """
 
 import argparse

@@ -18,7 +18,8 @@ import squad
 import train
 from minibert.qa import __main__ as cli
 from minibert.qa import export, load_model, load_reader, window_sizes
-from minibert.qa.__main__ import main, marked_sentence, printable
+from minibert.qa.__main__ import main
+from squad.words import marked_sentence, printable
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import json
 import os
-import re
 import sys
 from collections.abc import Iterator
 from itertools import islice
@@ -30,6 +29,7 @@ from minibert.qa.server import make_server, response
 from minihub import write_json
 from minirun import Parser, keep_freed_memory, progress_bar, run_command
 from minirun.hardware import PRECISIONS
+from squad.words import marked_sentence, printable
 
 CHUNK = 256  # lines of a batch file answered together: enough to group them by length
 
@@ -128,20 +128,6 @@ def converse(reader: squad.Reader, context: str, options: argparse.Namespace) ->
                 answer(reader, context, question, options)
         except ValueError as error:
             print(f"minibert: {error}", file=sys.stderr)
-
-
-def marked_sentence(context: str, start: int, end: int, color: bool = False, reach: int = 300) -> str:
-    """The sentence around context[start:end] on one line, at most `reach` characters each side, the span marked."""
-    stop = r"(?<=[.!?؟\u06d4。])\s+|\n"  # \u06d4 ends a sentence in Urdu
-    left = re.split(stop, context[max(0, start - reach) : start])[-1]
-    right = re.split(stop, context[end : end + reach])[0]
-    on, off = ("\x1b[1;7m", "\x1b[0m") if color else ("[[", "]]")
-    return f"{printable(left).lstrip()}{on}{printable(context[start:end])}{off}{printable(right).rstrip()}"
-
-
-def printable(text: str) -> str:
-    """Replace control characters by spaces: in a terminal they could move the cursor."""
-    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def answer_file(reader: squad.Reader, name: str, output: str | None, top_k: int) -> int:

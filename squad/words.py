@@ -1,0 +1,76 @@
+"""Figures and answers in plain words, for a terminal."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from minihub import read_object
+from squad.evaluation import METRICS, NBEST, PREDICTIONS, headline, results_table
+from squad.examples import Example
+from squad.metrics import question_scores
+from squad.scoring import Normalize, find_scoring, normalize_answer
+
+
+def show_results(folder: Path, examples: Sequence[Example]) -> str:
+    """What a person sees at the end: the table, the same in words, and some answers, from `write_results`' files."""
+    metrics, answers, nbest = (read_object(folder / name) for name in (METRICS, PREDICTIONS, NBEST))
+    normalize = find_scoring(metrics["scoring"], metrics["language"]).normalize
+    return f"{results_table(metrics)}\n\n{in_words(metrics)}\n\n{shown_answers(examples, answers, nbest, normalize)}"
+
+
+def in_words(metrics: Mapping) -> str:
+    """What `evaluate` returns, as one sentence that needs no knowledge of the metrics."""
+    row = headline(metrics)
+    found = row.get("HasAns_exact", row["exact"]) / 10
+    text = f"of 10 questions that have an answer it gives {found:.1f} exactly right"
+    if "NoAns_exact" not in row:
+        return text
+    silent = metrics["always_empty"]["f1"]
+    text += f"; of 10 that have none it says so {row['NoAns_exact'] / 10:.1f} times"
+    return f"{text}. F1 is {row['f1']:.1f}; never answering would score {silent:.1f}"
+
+
+def shown_answers(
+    examples: Sequence[Example],
+    answers: Mapping[str, str],
+    nbest: Mapping[str, list[dict]],
+    normalize: Normalize = normalize_answer,
+) -> str:
+    """Up to three questions with the model's answers marked in their sentences: the first of each kind there is.
+
+    The kinds are an answer that is right, silence that is right, and anything that is wrong.
+
+    Args: answers: at the threshold, "" for no answer; nbest: as in Predictions; normalize: as for `question_scores`.
+    """
+    exact, _ = question_scores(examples, answers, normalize)
+    first = {}
+    for example, right in zip(examples, exact, strict=True):
+        kind = "wrong" if not right else "right answer" if answers[example.id] else "right silence"
+        first.setdefault(kind, example)
+    lines = []
+    for kind in sorted(first):
+        example = first[kind]
+        lines.append(f"{kind[:5]}  {printable(example.question)}")
+        if answers[example.id]:
+            span = next(entry for entry in nbest[example.id] if entry["start"] is not None)
+            lines.append(f"       {marked_sentence(example.context, span['start'], span['end'])}")
+        else:
+            lines.append("       (the text does not say)")
+        if kind == "wrong":
+            expected = example.answers[0].text if example.answers else "no answer"
+            lines.append(f"       expected: {printable(expected)}")
+    return "\n".join(lines)
+
+
+def marked_sentence(context: str, start: int, end: int, color: bool = False, reach: int = 300) -> str:
+    """The sentence around context[start:end] on one line, at most `reach` characters each side, the span marked."""
+    stop = r"(?<=[.!?؟\u06d4。])\s+|\n"  # \u06d4 ends a sentence in Urdu
+    left = re.split(stop, context[max(0, start - reach) : start])[-1]
+    right = re.split(stop, context[end : end + reach])[0]
+    on, off = ("\x1b[1;7m", "\x1b[0m") if color else ("[[", "]]")
+    return f"{printable(left).lstrip()}{on}{printable(context[start:end])}{off}{printable(right).rstrip()}"
+
+
+def printable(text: str) -> str:
+    """Replace control characters by spaces: in a terminal they could move the cursor."""
+    return "".join(c if c.isprintable() else " " for c in text)

@@ -1,0 +1,67 @@
+"""Figures and answers in plain words."""
+
+from helpers import example, read
+
+import squad
+from squad.scoring import normalize_multilingual
+from squad.words import in_words, show_results, shown_answers
+
+CONTEXT = "vin is a mistborn. kelsier is the survivor."
+
+
+def gold(text):
+    return [squad.Answer(text, CONTEXT.index(text))]
+
+
+def asked(id, question, text=None):
+    return example(question, CONTEXT, gold(text) if text else (), id)
+
+
+def test_three_questions_are_shown_with_their_answers_marked():
+    examples = [
+        asked("a", "who is vin", "a mistborn"),
+        asked("b", "who is kelsier", "the survivor"),
+        asked("c", "who is kelsier now", "the survivor"),
+        asked("d", "who is paris"),
+    ]
+    answers = {"a": "a mistborn", "b": "kelsier", "c": "", "d": ""}
+    entry = {"text": "", "start": None, "end": None}
+    spans = {"a": (7, 17), "b": (19, 26), "c": (19, 26), "d": (0, 3)}
+    nbest = {
+        id: [entry, {"text": CONTEXT[start:end], "start": start, "end": end}] for id, (start, end) in spans.items()
+    }
+    assert shown_answers(examples, answers, nbest).splitlines() == [
+        "right  who is vin",
+        "       vin is [[a mistborn]].",
+        "right  who is paris",
+        "       (the text does not say)",
+        "wrong  who is kelsier",
+        "       [[kelsier]] is the survivor.",
+        "       expected: the survivor",
+    ]
+
+
+def test_right_is_decided_by_the_scoring_of_the_run():
+    """Only the multilingual rules drop the full stop of Urdu."""
+    examples, answers = [asked("a", "who is vin", "a mistborn")], {"a": "a mistborn\u06d4"}
+    nbest = {"a": [{"text": "a mistborn\u06d4", "start": 7, "end": 17}]}
+    assert shown_answers(examples, answers, nbest).startswith("wrong")
+    assert shown_answers(examples, answers, nbest, normalize_multilingual).startswith("right")
+
+
+def test_the_end_of_a_run_shows_its_own_files(run, tiny):
+    text = show_results(run, squad.read_examples(tiny / "squad.json"))
+    metrics = read(run / "metrics.json")
+    assert text.startswith(f"{squad.results_table(metrics)}\n\n{in_words(metrics)}\n\n")
+
+
+def test_figures_in_words():
+    summary = {"exact": 50.0, "f1": 55.0}
+    mixed = summary | {"HasAns_exact": 42.0, "NoAns_exact": 71.0}
+    metrics = mixed | {"crossfit": mixed | {"f1": 53.1}, "always_empty": {"f1": 45.6}, "always_answer": summary}
+    assert in_words(metrics) == (
+        "of 10 questions that have an answer it gives 4.2 exactly right; of 10 that have none it says so 7.1 times. "
+        "F1 is 53.1; never answering would score 45.6"
+    )
+    answerable = summary | {"HasAns_exact": 50.0, "always_answer": summary | {"HasAns_exact": 61.0}}
+    assert in_words(answerable) == "of 10 questions that have an answer it gives 6.1 exactly right"
