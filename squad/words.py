@@ -15,7 +15,8 @@ def show_results(folder: Path, examples: Sequence[Example]) -> str:
     """What a person sees at the end: the table, the same in words, and some answers, from `write_results`' files."""
     metrics, answers, nbest = (read_object(folder / name) for name in (METRICS, PREDICTIONS, NBEST))
     normalize = find_scoring(metrics["scoring"], metrics["language"]).normalize
-    return f"{results_table(metrics)}\n\n{in_words(metrics)}\n\n{shown_answers(examples, answers, nbest, normalize)}"
+    shown = shown_answers(examples, answers, nbest, normalize)
+    return f"{results_table(metrics)}\n\n{in_words(metrics)}\n\nat threshold {metrics['threshold']:.3f}:\n{shown}"
 
 
 def in_words(metrics: Mapping) -> str:
