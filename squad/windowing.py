@@ -94,6 +94,10 @@ def cut(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Cut contexts into pieces: every token in at least one, and at least one piece per example.
 
+    A piece holds `room` tokens, what the question leaves of `length`, and begins step = room - overlap after the one
+    before it. So n context tokens take ceil((n - overlap) / step) pieces: the last one need not begin where only
+    tokens of the overlap are left.
+
     Args: question_lengths, context_lengths (E,); length: tokens for question and context together.
     Returns example_index, begin and end, each (W,).
     """
@@ -101,6 +105,7 @@ def cut(
     step = room - overlap
     count = np.maximum(1, -(-(context_lengths - overlap) // step))
     example_index = np.repeat(np.arange(len(count)), count)
+    # the number of each piece within its example, from 0
     nth = np.arange(len(example_index)) - np.repeat(np.cumsum(count) - count, count)
     begin = nth * step[example_index]
     end = np.minimum(begin + room[example_index], context_lengths[example_index])

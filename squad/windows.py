@@ -71,6 +71,7 @@ class Windows:
 
         Args: three integer arrays of n; the positions must lie in the window's context.
         """
+        # shift + a position of the window is that token's row in the flat offsets
         row = self.offsets.row_splits[self.context_index[self.example_index[window_ids]]]
         shift = row + self.begin[window_ids] - self.context_positions(window_ids)
         offsets = self.offsets.values
