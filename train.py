@@ -63,9 +63,11 @@ class Options:
     epochs: int = option(0, "passes over the training windows; 0: 3, but 2 over the excerpt, for 5 minutes", least=0)
     batch_size: int = option(16, "windows per forward pass", least=1, fixed=True)
     gradient_accumulation_steps: int = option(1, "forward passes per optimizer step", least=1, fixed=True)
-    learning_rate: float = option(1e-3, "of AdamW after warm-up; about 1e-4 for --lora-rank 0", above=0)
+    learning_rate: float = option(2e-3, "of AdamW after warm-up; about 1e-4 for --lora-rank 0", above=0)
+    head_rate: float = option(10.0, "the new QA head learns this many times as fast", above=0)
+    null_weight: float = option(1.5, "weight of the loss of windows without an answer", above=0)
     weight_decay: float = option(0.01, "of AdamW, on matrices only", least=0)
-    warmup: float = option(0.1, "share of the steps in which the rate rises; then it falls to 0", least=0, below=1)
+    warmup: float = option(0.05, "share of the steps in which the rate rises; then it falls to 0", least=0, below=1)
     max_grad_norm: float = option(1.0, "gradients are clipped to this norm", above=0)
     # decoding and scoring
     max_answer_tokens: int = option(30, "longest answer looked for", least=1, most=10_000)
@@ -210,7 +212,7 @@ def train_loop(run: Run, resume: bool) -> int:
     options, processes, windows = run.options, run.processes, run.train.windows
     step_size = options.batch_size * options.gradient_accumulation_steps
     batches = functools.cache(lambda epoch: squad.training_batches(windows.lengths, step_size, options.seed, epoch))
-    optimizer = make_optimizer(run.model, options.weight_decay)
+    optimizer = minirun.make_optimizer(run.model, options.weight_decay, HEAD, options.head_rate)
     scaler = torch.amp.GradScaler(run.device.type, enabled=run.dtype == torch.float16)
     record = minirun.Record(
         run.folder, run.model, optimizer, scaler, processes, dataclasses.asdict(options), run.fingerprints, resume,
@@ -264,11 +266,12 @@ def training_step(run: Run, model, window_ids: np.ndarray, optimizer, scaler, lr
             batch = batch.to(run.device)
             with minirun.autocast(run.device, run.dtype):
                 logits = model(batch.input_ids, batch.token_type_ids, batch.attention_mask)
-            pass_loss = share * squad.span_loss(*logits, batch.start_positions, batch.end_positions, batch.span_mask)
+            labels = batch.start_positions, batch.end_positions, batch.span_mask
+            pass_loss = share * squad.span_loss(*logits, *labels, options.null_weight)
             scaler.scale(processes.size * pass_loss).backward()  # the processes' gradients are averaged, not added
         loss += pass_loss.detach()
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["times"]
     scaler.unscale_(optimizer)  # clipping must see the true gradients, once per step
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     grad_norm = nn.utils.clip_grad_norm_(trained, options.max_grad_norm)
@@ -276,14 +279,6 @@ def training_step(run: Run, model, window_ids: np.ndarray, optimizer, scaler, lr
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
     return loss, grad_norm
-
-
-def make_optimizer(model: nn.Module, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW over what trains; matrices decay, biases and norms do not (Loshchilov and Hutter 2019)."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    matrices, others = [p for p in trained if p.dim() >= 2], [p for p in trained if p.dim() < 2]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups)
 
 
 def schedule(step: int, total: int, warmup: float) -> float:

@@ -63,7 +63,8 @@ def plain_step(run: train.Run, window_ids: np.ndarray, optimizer, lr: float) -> 
     batch = squad.collate(run.train.windows, window_ids, multiple=1)
     with minirun.autocast(run.device, run.dtype):
         logits = run.model(batch.input_ids, batch.token_type_ids, batch.attention_mask)
-    loss = squad.span_loss(*logits, batch.start_positions, batch.end_positions, batch.span_mask)
+    labels = batch.start_positions, batch.end_positions, batch.span_mask
+    loss = squad.span_loss(*logits, *labels, run.options.null_weight)
     loss.backward()
     for group in optimizer.param_groups:
         group["lr"] = lr
@@ -78,7 +79,7 @@ def losses(data: squad.Dataset, options: train.Options, steps: int, name: str) -
     run = our_run(data, options, torch.device("cpu"))
     if name != "fast":
         make_plain(run.model)
-    optimizer, found = train.make_optimizer(run.model, options.weight_decay), []
+    optimizer, found = minirun.make_optimizer(run.model, options.weight_decay), []
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     batches = squad.training_batches(data.windows.lengths, options.batch_size, options.seed, 0)[:steps]
     for step, ids in enumerate(tqdm(batches, desc=name)):

@@ -96,7 +96,7 @@ def build_ours(data: squad.Dataset, setup: Setup, device: torch.device):
         dropout=setup.dropout,
     )  # fmt: skip
     run = our_run(data, options, device)
-    optimizer = train.make_optimizer(run.model, options.weight_decay)
+    optimizer = minirun.make_optimizer(run.model, options.weight_decay)
     scaler = torch.amp.GradScaler(device.type, enabled=False)
 
     def steps(window_ids: np.ndarray) -> None:

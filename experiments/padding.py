@@ -13,7 +13,6 @@ import lora
 import minibert
 import minirun
 import squad
-import train
 from bench.worker import Worker
 from experiments import common
 
@@ -64,7 +63,7 @@ def prepare(way: str, path: str, batch_size: int) -> Callable[[str], tuple]:
     lora.add_lora(model, 8, 16, head="qa_outputs")
     dtype = minirun.choose_precision("auto", torch.device("cpu"))
     minirun.store_frozen_as(dtype, model.train())
-    optimizer = train.make_optimizer(model, 0.01)
+    optimizer = minirun.make_optimizer(model, 0.01)
     lengths = data.windows.lengths
     batches = make_batches(way, lengths, batch_size)
     longest = data.windows.max_length if way == "static" else 0

@@ -15,6 +15,7 @@ from minirun.hardware import (
     parameter_counts,
     store_frozen_as,
 )
+from minirun.optimizer import make_optimizer
 from minirun.page import inline_policy
 from minirun.processes import Processes, join_processes
 from minirun.record import Record, Step, claim_folder, step_seed
@@ -24,6 +25,6 @@ from minirun.track import check_tracker
 __all__ = [
     "Parser", "Processes", "Record", "Step", "autocast", "catch_stop_signals", "check_tracker", "check_values",
     "choose_device", "choose_precision", "claim_folder", "explain_out_of_memory", "fingerprint", "inline_policy",
-    "join_processes", "keep_freed_memory", "option", "parameter_counts", "parse_command", "progress_bar", "run_command",
-    "step_seed", "store_frozen_as",
+    "join_processes", "keep_freed_memory", "make_optimizer", "option", "parameter_counts", "parse_command",
+    "progress_bar", "run_command", "step_seed", "store_frozen_as",
 ]  # fmt: skip

@@ -27,6 +27,7 @@ import lora
 import minibert
 import minibert.weights
 import minihub
+import minirun
 import squad
 from minirun.checkpoint import load_checkpoint, save_checkpoint
 from minirun.command import saved_options
@@ -145,7 +146,7 @@ class Workshop:
     def trainee(self):
         model = minibert.load_pretrained(self.folder)
         lora.add_lora(model, 2, 4, head=HEAD)
-        optimizer = train.make_optimizer(model, 0.0)
+        optimizer = minirun.make_optimizer(model, 0.0)
         return model, optimizer, torch.amp.GradScaler("cpu", enabled=False)
 
     def forward(self, model) -> None:

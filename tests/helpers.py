@@ -16,6 +16,7 @@ sys.path.insert(0, str(ROOT))  # for the scripts in this folder, which are start
 
 import lora  # noqa: E402
 import minibert  # noqa: E402
+import minirun  # noqa: E402
 import squad  # noqa: E402
 import train  # noqa: E402
 from minibert.wordpiece import SPECIAL_TOKENS, wordpiece_tokenizer  # noqa: E402
@@ -174,7 +175,7 @@ def make_run(options, device="cpu", processes=None):
 def gradients_of_step(run, window_ids, model=None):
     """The gradients that one training_step hands to the optimizer, and the loss and norm that it returns."""
     seen = {}
-    optimizer = train.make_optimizer(run.model, 0.0)
+    optimizer = minirun.make_optimizer(run.model, 0.0)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     optimizer.register_step_pre_hook(
         lambda *_: seen.update({n: p.grad.clone() for n, p in run.model.named_parameters() if p.grad is not None})

@@ -176,7 +176,7 @@ def test_a_resumed_run_continues_in_its_own_folder(run, tmp_path, monkeypatch):
 def test_resuming_says_what_changed(tiny, tmp_path, capsys):
     assert train.main(flags(tiny, tmp_path / "run", "--epochs", "1")) == 0
     assert train.main(["--resume", str(tmp_path / "run"), "--epochs", "2", "--learning-rate", "5e-4"]) == 0
-    assert "changed since the run was started: --epochs 1 -> 2, --learning-rate 0.001 -> 0.0005" in (
+    assert "changed since the run was started: --epochs 1 -> 2, --learning-rate 0.002 -> 0.0005" in (
         capsys.readouterr().err
     )
     assert read(tmp_path / "run" / "config.json")["epochs"] == 2

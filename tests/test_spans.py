@@ -183,3 +183,11 @@ def test_loss_of_each_window_is_what_the_mean_is_of():
     alone = [span_loss(*(t[i : i + 1] for t in (*logits, positions, positions, mask))) for i in range(3)]
     torch.testing.assert_close(each, torch.stack(alone))
     torch.testing.assert_close(each.mean(), span_loss(*logits, positions, positions, mask))
+
+
+def test_windows_without_an_answer_weigh_as_much_as_they_are_told_to():
+    logits = torch.randn(2, 3, 7)
+    mask, positions = torch.ones(3, 7, dtype=torch.bool), torch.tensor([0, 3, 0])
+    each = span_loss(*logits, positions, positions, mask, reduction="none")
+    weighted = span_loss(*logits, positions, positions, mask, null_weight=2.5)
+    torch.testing.assert_close(weighted, (2.5 * each[0] + each[1] + 2.5 * each[2]) / 3)

@@ -8,6 +8,7 @@ import torch
 from helpers import add_lora, flags, gradients_of_step, make_run, options_of
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import minirun
 import squad
 import train
 
@@ -43,7 +44,7 @@ def test_gradients_are_clipped_once_and_after_unscaling(tiny, tmp_path):
         tiny, tmp_path, "--max-grad-norm", "0.001", "--batch-size", "2", "--gradient-accumulation-steps", "4"
     )
     seen = {}
-    optimizer = train.make_optimizer(run.model, 0.0)
+    optimizer = minirun.make_optimizer(run.model, 0.0)
     optimizer.register_step_pre_hook(
         lambda *_: seen.update({n: p.grad.clone() for n, p in run.model.named_parameters() if p.grad is not None})
     )
@@ -70,7 +71,7 @@ class Waits(TorchDispatchMode):
 
 def test_the_step_waits_for_no_device(tiny, tmp_path):
     run = run_with(tiny, tmp_path, "--dropout", "0.1")
-    optimizer = train.make_optimizer(run.model, 0.0)
+    optimizer = minirun.make_optimizer(run.model, 0.0)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     with Waits() as waits:
         loss, _ = train.training_step(run, run.model, np.arange(8), optimizer, scaler, 1e-3)
@@ -84,7 +85,7 @@ def test_the_step_waits_for_no_device(tiny, tmp_path):
 def test_the_step_on_a_gpu_does_not_synchronise(tiny, tmp_path):
     run = run_with(tiny, tmp_path)
     run = dataclasses.replace(run, device=torch.device("cuda"), model=run.model.cuda())
-    optimizer, scaler = train.make_optimizer(run.model, 0.0), torch.amp.GradScaler("cuda", enabled=False)
+    optimizer, scaler = minirun.make_optimizer(run.model, 0.0), torch.amp.GradScaler("cuda", enabled=False)
     train.training_step(run, run.model, np.arange(8), optimizer, scaler, 1e-3)
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -111,8 +112,29 @@ def test_schedule_is_a_triangle_that_ends_at_zero():
 
 def test_only_matrices_decay(model):
     add_lora(model, 2, 4)
-    decayed, kept = train.make_optimizer(model, 0.1).param_groups
+    decayed, kept = minirun.make_optimizer(model, 0.1).param_groups
     assert decayed["weight_decay"] == 0.1
     assert kept["weight_decay"] == 0.0
     assert all(p.dim() == 2 for p in decayed["params"])
     assert [tuple(p.shape) for p in kept["params"]] == [(2,)]
+
+
+def test_only_the_head_has_a_rate_of_its_own(model):
+    add_lora(model, 2, 4)
+    groups = minirun.make_optimizer(model, 0.1, "qa_outputs", 7.0).param_groups
+    times = {id(p): group["times"] for group in groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        assert times.pop(id(parameter), None) == (7.0 if "qa_outputs" in name else 1.0 if "lora" in name else None)
+    assert not times
+
+
+@pytest.mark.parametrize("head_rate", [1.0, 7.0])
+def test_a_step_moves_the_head_at_its_rate(head_rate, tiny, tmp_path):
+    run = run_with(tiny, tmp_path, "--head-rate", str(head_rate))
+    weight = run.model.qa_outputs.weight
+    before = weight.detach().clone()
+    optimizer = minirun.make_optimizer(run.model, 0.0, train.HEAD, head_rate)
+    train.training_step(run, run.model, np.arange(8), optimizer, torch.amp.GradScaler(enabled=False), 1e-3)
+    # AdamW's first step is the rate times the gradient's sign, but for its epsilon of 1e-8.
+    moved = (weight.detach() - before).abs()
+    torch.testing.assert_close(moved, torch.full_like(moved, 1e-3 * head_rate), rtol=1e-2, atol=0)
