@@ -26,6 +26,9 @@ import minirun
 import squad
 from minihub import atomic_write, check_fit, write_json
 from minirun import option
+from squad.augment import augment
+from squad.causes import known_causes
+from squad.reader import settings_of
 from squad.words import show_results
 
 ADVICE = "lower --batch-size (raise --gradient-accumulation-steps to keep the step's size) or --max-length"
@@ -46,6 +49,7 @@ class Options:
     max_train_examples: int = option(0, "train on the first N questions only; 0: all", least=0, fixed=True)
     skip_bad: bool = option(False, "leave out malformed questions instead of stopping at the first", fixed=True)
     answerable_only: bool = option(False, "leave out unanswerable questions, of train and dev", fixed=True)
+    augment: int = option(0, "add N unanswerable questions made from answerable ones", least=0, fixed=True)
     # model
     model: str = option("minilm", "minilm, a folder, or a hub id such as google-bert/bert-base-uncased")
     revision: str = option("", "hub commit or tag of the model")
@@ -161,9 +165,11 @@ def load_data(options: Options, split: str, tokenizer: Tokenizer, talks: bool = 
     """The `train` or `dev` file, cut into windows."""
     path = squad.find_data(getattr(options, split), split)
     sizes = (options.max_length, options.window_overlap, options.max_question_tokens)
-    limit = options.max_train_examples if split == "train" else 0
+    limit, made = (options.max_train_examples, options.augment) if split == "train" else (0, 0)
     progress = minirun.progress_bar(f"tokenise {split}", "chunk", talks)
-    return squad.load_dataset(path, tokenizer, sizes, limit, options.skip_bad, progress, options.answerable_only)
+    extend = functools.partial(augment, count=made, seed=options.seed)
+    which = limit, options.skip_bad, progress, options.answerable_only, extend
+    return squad.load_dataset(path, tokenizer, sizes, *which)
 
 
 def load_pretrained(options: Options) -> nn.Module:
@@ -305,7 +311,7 @@ def evaluate(run: Run) -> dict | None:
     predictions = squad.decode(dev.examples, dev.windows, squad.WindowPredictions(*found))
     scorings = squad.choose_scorings(options.scoring, options.language, [example.context for example in dev.examples])
     tuned = run.settings.get("null_threshold"), run.settings.get("temperature")
-    metrics = squad.evaluate(dev.examples, predictions, *tuned, *scorings)
+    metrics = squad.evaluate(dev.examples, predictions, *tuned, *scorings, known_causes(dev.examples))
     metrics |= {"loss": float(found[-1].mean())} | ({"left_out": dev.left_out} if dev.left_out else {})
     with atomic_write(run.folder) as part:
         write_json(part / "config.json", dataclasses.asdict(options))
@@ -336,8 +342,8 @@ def save(run: Run, metrics: dict) -> None:
             minibert.save_pretrained(run.model, part)
             run.tokenizer.save(str(part / "tokenizer.json"))
         sizes = ("max_length", "window_overlap", "max_question_tokens", "max_answer_tokens")
-        tuned = {"null_threshold": metrics["threshold"], "temperature": metrics["calibration"]["temperature"]}
-        write_json(part / "qa.json", tuned | {name: getattr(options, name) for name in sizes})
+        settings = settings_of(metrics) | {name: getattr(options, name) for name in sizes}
+        write_json(part / "qa.json", settings)
 
 
 if __name__ == "__main__":

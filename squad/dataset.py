@@ -20,12 +20,15 @@ class Dataset:
     windows: Windows
     left_out: int = 0  # unanswerable questions, when only answerable ones were asked for
     malformed: tuple[str, ...] = ()  # what is wrong with the questions that were skipped
+    made: int = 0  # of the questions, those that `extend` added
 
     def summary(self) -> str:
         """How much data it is, in words."""
         share = sum(example.is_impossible for example in self.examples) / len(self.examples)
         which = f"{self.left_out:,} unanswerable left out" if self.left_out else f"{share:.0%} unanswerable"
         text = f"{len(self.examples):,} questions ({which}), {len(self.windows):,} windows"
+        if self.made:
+            text += f"; {self.made:,} of the questions were made"
         if self.malformed:
             text += f"; {len(self.malformed)} malformed questions left out, the first: {self.malformed[0]}"
         return text
@@ -39,6 +42,7 @@ def load_dataset(
     skip_bad: bool = False,
     progress: Callable[[Iterable], Iterable] = iter,
     answerable_only: bool = False,
+    extend: Callable[[list[Example]], list[Example]] = lambda examples: [],
 ) -> Dataset:
     """Read a SQuAD file and cut it into windows; the windows of a large file are cached on disk.
 
@@ -47,6 +51,7 @@ def load_dataset(
         sizes: max_length, overlap and max_question_tokens, as for `make_windows`.
         limit: only the first so many questions; 0: all.
         answerable_only: leave out questions without an answer, before `limit` counts.
+        extend: makes further questions of those read, such as `squad.augment.augment`; their ids must determine them.
         skip_bad: leave out malformed questions; otherwise the first one raises.
     Raises DataError when no question is left.
     """
@@ -57,8 +62,10 @@ def load_dataset(
     examples = examples[:limit] if limit else examples
     if not examples:
         raise DataError(f"{path}: holds no usable question" + " with an answer" * answerable_only)
+    added = extend(examples)
+    examples = examples + added
     if len(examples) < WORTH_CACHING:
         windows = make_windows(examples, tokenizer, *sizes, progress)
     else:
         windows = cached_windows(path, examples, tokenizer, sizes, progress)
-    return Dataset(examples, windows, left_out, tuple(map(str, bad)))
+    return Dataset(examples, windows, left_out, tuple(map(str, bad)), len(added))

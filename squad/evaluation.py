@@ -1,10 +1,11 @@
 """Predictions -> every figure of an evaluation, the table for people, and the files."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from minihub import write_json
 from squad.calibration import calibrate
+from squad.causes import left_alone
 from squad.examples import Example
 from squad.metrics import (
     bootstrap_interval,
@@ -14,6 +15,7 @@ from squad.metrics import (
     question_scores,
     tune_threshold,
 )
+from squad.prior import coverage, null_scale
 from squad.scoring import OFFICIAL, Normalize, Scoring
 from squad.spans import Predictions, apply_threshold
 
@@ -39,6 +41,7 @@ def evaluate(
     temperature: float | None = None,
     scoring: Scoring = OFFICIAL,
     compared: Sequence[Scoring] = (),
+    causes: Mapping[str, str] | None = None,
 ) -> dict:
     """Every figure of one evaluation.
 
@@ -46,6 +49,7 @@ def evaluate(
         threshold, temperature: those to use, chosen elsewhere; None: the best on these very examples.
         scoring: how answers are compared; its name and language are kept under `scoring` and `language`.
         compared: further scorings, whose EM and F1 of the same answers are added under `scorings`, by name.
+        causes: why questions have no answer, by id, as `known_causes` gives them.
     Returns the official metrics of the answers at that threshold under their official names, and
 
     threshold, threshold_is_tuned_here: if it is, the official names are optimistic, and
@@ -54,6 +58,8 @@ def evaluate(
     at_zero, always_answer, always_empty: at threshold 0, never "", always "".
     Each has 95% intervals over articles for exact and f1.
     calibration: temperature and expected calibration error, see `calibrate`.
+    prior: the share of questions with an answer, `null_scale` and `coverage`, for other shares; when tuned here.
+    causes: see `left_alone`; of the cross-fitted answers where there are some.
     """
     answers, odds, normalize = predictions.answers, predictions.null_odds, scoring.normalize
     tuned_here, mixed = threshold is None, not all(example.answers for example in examples)
@@ -64,13 +70,21 @@ def evaluate(
     result = {**_summary(examples, chosen, normalize), **{k: v for k, v in official.items() if k.startswith("best_")}}
     result |= {"threshold": threshold, "threshold_is_tuned_here": tuned_here}
     result |= {"scoring": scoring.name, "language": scoring.language}
+    quoted = chosen
     if mixed and len({example.title for example in examples}) > 1:
-        crossfit = cross_fitted_answers(examples, answers, odds, normalize)
-        result["crossfit"] = _summary(examples, crossfit, normalize)
+        quoted = cross_fitted_answers(examples, answers, odds, normalize)
+        result["crossfit"] = _summary(examples, quoted, normalize)
     result["at_zero"] = _summary(examples, apply_threshold(predictions, 0.0), normalize)
     result["always_answer"] = _summary(examples, answers, normalize)
     result["always_empty"] = _summary(examples, dict.fromkeys(answers, ""), normalize)
     result["calibration"] = calibrate(examples, predictions, threshold, temperature, normalize)
+    scale = null_scale(examples, odds) if tuned_here else None
+    if scale is not None:
+        share = sum(bool(example.answers) for example in examples) / len(examples)
+        rows = coverage(examples, predictions, threshold, scale, normalize=normalize)
+        result["prior"] = {"answerable": share, "null_scale": scale, "coverage": rows}
+    if causes:
+        result["causes"] = left_alone(quoted, causes)
     if compared:
         same = chosen if mixed else answers
         result["scorings"] = {other.name: _compare(examples, same, other) for other in compared}
@@ -131,13 +145,19 @@ def results_table(metrics: dict) -> str:
         f"expected calibration error {trust['ece_before']:.1%}, {error:.1%} at temperature {trust['temperature']:.2f}"
         + " (cross-fitted)" * ("ece_crossfit" in trust)
     )
-    return "\n".join([*lines, *notes, *_scoring_lines(metrics)])
+    return "\n".join([*lines, *notes, *_cause_lines(metrics), *_scoring_lines(metrics)])
 
 
 def _table_line(label: str, row: dict) -> str:
     em, f1 = ("{:.1f} - {:.1f}".format(*row[f"{name}_interval"]) for name in ("exact", "f1"))
     has, no = (f"{row[k]:.2f}" if k in row else "-" for k in ("HasAns_f1", "NoAns_f1"))
     return f"{label:28}{row['exact']:7.2f}{em:>15}{row['f1']:8.2f}{f1:>15}{has:>11}{no:>10}"
+
+
+def _cause_lines(metrics: dict) -> list[str]:
+    causes = metrics.get("causes", {})
+    lines = ["", f"{'why there is no answer':28}{'questions':>11}{'left alone':>13}"] if causes else []
+    return lines + [f"{cause:28}{row['total']:11,}{row['NoAns_exact']:12.1f}%" for cause, row in causes.items()]
 
 
 def _scoring_lines(metrics: dict) -> list[str]:

@@ -11,13 +11,14 @@ from tokenizers import Tokenizer
 from minihub import json_type, parse_object, read_object
 from squad.examples import DataError, Example
 from squad.predict import predict
+from squad.prior import move_threshold
 from squad.spans import probabilities
 from squad.windowing import MAX_LENGTH, MAX_QUESTION, OVERLAP, make_windows
 
 # The settings that qa.json may hold.
 SETTINGS = {
     "null_threshold": float, "temperature": float, "max_length": int, "window_overlap": int,
-    "max_question_tokens": int, "max_answer_tokens": int,
+    "max_question_tokens": int, "max_answer_tokens": int, "dev_answerable": float, "null_scale": float,
 }  # fmt: skip
 NO_ANSWER = {"start": 0, "end": 0, "answer": ""}
 
@@ -37,6 +38,9 @@ class Reader:
         max_length, window_overlap, max_question_tokens: how contexts are cut, as for `make_windows`.
         max_answer_tokens: of the longest answer looked for.
         device, precision: where to compute, and the dtype of the matrix products.
+        answerable: the share of the questions to come that have an answer in their text, above 0 and below 1: the
+            threshold moves accordingly, see `squad.prior`. None: the threshold stays as it is.
+        dev_answerable, null_scale: that share where the threshold was tuned, and `squad.prior.null_scale` there.
     """
 
     def __init__(
@@ -51,6 +55,9 @@ class Reader:
         max_answer_tokens: int = 30,
         device: torch.device | str = "cpu",
         precision: torch.dtype = torch.float32,
+        answerable: float | None = None,
+        dev_answerable: float | None = None,
+        null_scale: float | None = None,
     ):
         if not 0 < temperature < math.inf:
             raise ValueError(f"temperature is {temperature}, expected a number above 0")
@@ -64,6 +71,25 @@ class Reader:
         self.max_length, self.window_overlap = max_length, window_overlap
         self.max_question_tokens, self.max_answer_tokens = max_question_tokens, max_answer_tokens
         self.device, self.precision = torch.device(device), precision
+        self.dev_answerable, self.null_scale = dev_answerable, null_scale
+        self.threshold_for(answerable)
+        self.answerable = answerable
+
+    def threshold_for(self, answerable: float | None) -> float:
+        """The threshold on the null odds where this share of the questions has an answer; None: the one given.
+
+        Raises ValueError when the share is not above 0 and below 1, or the model was saved without what it takes.
+        """
+        if answerable is None:
+            return self.null_threshold
+        if not 0 < answerable < 1:
+            raise ValueError(f"answerable is {answerable}, expected a share above 0 and below 1, such as 0.9")
+        if self.dev_answerable is None or self.null_scale is None:
+            raise ValueError(
+                "answerable needs dev_answerable and null_scale, which train.py saves in qa.json and this model is "
+                "without; give a null threshold instead"
+            )
+        return move_threshold(self.null_threshold, self.null_scale, self.dev_answerable, answerable)
 
     def __call__(
         self,
@@ -72,6 +98,7 @@ class Reader:
         top_k: int = 1,
         handle_impossible_answer: bool = True,
         progress: Callable[[Iterable], Iterable] = iter,
+        answerable: float | None = None,
     ) -> dict | list:
         """The answer to each question; several of them best first.
 
@@ -82,19 +109,21 @@ class Reader:
             handle_impossible_answer: whether "" may be an answer; if not, the best span is returned whatever the null
                 score.
             progress: wraps the loop over batches (tqdm, say).
+            answerable: as for the class, for these questions only; None: the reader's own.
         Returns for one question a dict or, with top_k > 1, a list of at most top_k; for a list, a list of those.
             answer = context[start:end], character offsets into the raw context ("" has start = end = 0).
             score: the probability of this answer, 0 to 1, against the 20 best spans of all windows and "". After
                 calibration on a dev set, about that share of the answers with this score are exactly right there; on
                 texts unlike those nothing is promised.
-            null_margin: null score - best span's score - null_threshold, in logits; above 0 when the model says that
+            null_margin: null score - best span's score - threshold, in logits; above 0 when the model says that
                 the text has no answer.
             A context without any token (empty, only white space) has "" as its answer, with score 1.
         Raises TypeError for anything that is not text; ValueError for a blank question, for text that is not valid
-            Unicode, for lists of different lengths, and for top_k below 1.
+            Unicode, for lists of different lengths, for top_k below 1, and as `threshold_for` does.
         """
         if not isinstance(top_k, int) or top_k < 1:
             raise ValueError(f"top_k is {top_k!r}, expected a whole number of at least 1")
+        threshold = self.threshold_for(self.answerable if answerable is None else answerable)
         questions, contexts, single = _pairs(question, context)
         if not questions:
             return []
@@ -105,15 +134,15 @@ class Reader:
             predictions = predict(self.model, examples, windows, self.device, self.max_answer_tokens, progress)
         found = []
         for example in examples:
-            answers = self._answers(predictions.nbest[example.id], handle_impossible_answer)[:top_k]
-            margin = predictions.null_odds[example.id] - self.null_threshold
+            answers = self._answers(predictions.nbest[example.id], threshold, handle_impossible_answer)[:top_k]
+            margin = predictions.null_odds[example.id] - threshold
             answers = [{**answer, "null_margin": margin} for answer in answers]
             found.append(answers[0] if top_k == 1 else answers)
         return found[0] if single else found
 
-    def _answers(self, entries: list[dict], handle_impossible_answer: bool) -> list[dict]:
+    def _answers(self, entries: list[dict], threshold: float, handle_impossible_answer: bool) -> list[dict]:
         """A question's n-best list -> its answers, most probable first; at least one."""
-        chances = probabilities(entries, self.null_threshold, self.temperature)
+        chances = probabilities(entries, threshold, self.temperature)
         answers = []
         for i in np.argsort(-chances, kind="stable").tolist():
             entry, score = entries[i], float(chances[i])
@@ -169,6 +198,14 @@ def _texts(name: str, value: object) -> list[str]:
             message = f"{where} is not valid Unicode: character {error.start} is half a surrogate pair"
             raise ValueError(message) from None
     return list(items)
+
+
+def settings_of(metrics: dict) -> dict[str, float]:
+    """What `squad.evaluate` has tuned, as settings of a Reader."""
+    settings = {"null_threshold": metrics["threshold"], "temperature": metrics["calibration"]["temperature"]}
+    if "prior" in metrics:
+        settings |= {"dev_answerable": metrics["prior"]["answerable"], "null_scale": metrics["prior"]["null_scale"]}
+    return settings
 
 
 def read_settings(path: Path) -> dict[str, float | int]:

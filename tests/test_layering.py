@@ -15,10 +15,11 @@ ROOMS = {
     "minibert": {"minihub"},
     "lora": {"minihub"},
     "squad": {"minihub"},
+    "squad.augment": {"minihub", "minirun", "squad"},
     "squad.report": {"minihub", "minirun", "squad"},
     "squad.audit": {"minihub", "minirun", "squad"},
     "minibert.qa": {"minihub", "minirun", "minibert", "lora", "squad"},
-    "train": {"minihub", "minirun", "minibert", "lora", "squad"},
+    "train": {"minihub", "minirun", "minibert", "lora", "squad", "squad.augment"},
 }
 PACKAGES = [room for room in ROOMS if room != "train"]
 OUTSIDE = {"torch", "numpy", "tokenizers", "safetensors", "tqdm"}
@@ -117,7 +118,7 @@ def test_importing_prints_nothing_and_leaves_global_state_alone(tmp_path):
         "look = lambda: (torch.get_rng_state().tolist(), torch.get_num_threads(), torch.get_default_dtype(),"
         " signal.getsignal(signal.SIGINT), dict(os.environ), torch.is_grad_enabled())\n"
         "before = look()\n"
-        "import minihub, minirun, minibert.qa, lora, squad.report, squad.audit, train\n"
+        "import minihub, minirun, minibert.qa, lora, squad.report, squad.audit, squad.augment, train\n"
         "assert look() == before\n"
     )
     done = subprocess.run(

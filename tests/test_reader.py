@@ -178,6 +178,33 @@ def test_a_book_of_200_000_words(reader):
 # ------------------------------------------------------------------------------- on the shipped adapter
 
 
+def test_the_share_of_answerable_questions_moves_the_threshold(tokenizer):
+    asked = ("who is vin", "vin is a mistborn")
+    plain = Reader(Scripted(), tokenizer, null_threshold=0.25, **SHORT)
+    margin = plain(*asked)["null_margin"]
+    settings = {"null_threshold": 0.25, "dev_answerable": 0.5, "null_scale": 2.0}
+    trained = Reader(Scripted(), tokenizer, **SHORT, **settings)
+    assert trained(*asked) == plain(*asked)
+    moved = 2.0 * math.log(0.9 / 0.1)
+    assert trained(*asked, answerable=0.9)["null_margin"] == pytest.approx(margin - moved)
+    assert trained(*asked, answerable=0.5)["null_margin"] == pytest.approx(margin)
+    ready = Reader(Scripted(), tokenizer, answerable=0.9, **SHORT, **settings)
+    assert ready(*asked) == trained(*asked, answerable=0.9)
+    assert ready(*asked, answerable=0.5)["null_margin"] == pytest.approx(margin)
+    assert ready.threshold_for(None) == 0.25
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.5, 90, math.nan])
+def test_a_share_that_is_none_is_refused(share, tokenizer):
+    with pytest.raises(ValueError, match=f"answerable is {share}, expected a share above 0 and below 1"):
+        Reader(Scripted(), tokenizer, answerable=share, dev_answerable=0.5, null_scale=1.0, **SHORT)
+
+
+def test_a_model_saved_without_a_scale_cannot_be_told_a_share(reader):
+    with pytest.raises(ValueError, match=r"answerable needs dev_answerable and null_scale, which train\.py saves"):
+        reader("who is vin", "vin is a mistborn", answerable=0.9)
+
+
 @pytest.fixture(scope="module")
 def shipped(has_minilm):
     return load_reader(precision="fp32", device="cpu")

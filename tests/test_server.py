@@ -5,6 +5,7 @@ import json
 import socket
 import struct
 import threading
+import types
 
 import pytest
 
@@ -12,14 +13,14 @@ import minibert.qa.server
 from minibert.qa.server import MAX_BODY, make_server
 
 
-def scripted(question, context, top_k):
-    """A reader that finds the question in the text."""
+def scripted(question, context, top_k, answerable=0.5):
+    """A reader that finds the question in the text, with the share of answerable questions as its score."""
     if question == "too much":
         raise RuntimeError("out of memory")
     if not question.strip():
         raise ValueError("question is blank, expected a question")
     at = context.find(question)
-    found = {"score": 0.5, "start": at, "end": at + len(question), "answer": question, "null_margin": -1.0}
+    found = {"score": answerable, "start": at, "end": at + len(question), "answer": question, "null_margin": -1.0}
     return found if top_k == 1 else [found] * top_k
 
 
@@ -63,6 +64,26 @@ def test_an_answer_has_the_best_and_the_candidates(port):
     assert (status, content) == (200, {"question": "b c", **found, "candidates": [found, found]})
     assert len(ask(port, {"question": "b c", "context": "a b c", "top_k": 1})[1]["candidates"]) == 1
     assert len(ask(port, {"question": "b c", "context": "a b c"})[1]["candidates"]) == 3
+
+
+def test_a_client_may_say_how_many_questions_have_an_answer(port):
+    asked = {"question": "b c", "context": "a b c", "top_k": 1}
+    assert ask(port, asked | {"answerable": 0.9})[1]["score"] == 0.9
+    assert ask(port, asked | {"answerable": None})[1]["score"] == 0.5
+    for bad in ("0.9", True, [0.9]):
+        status, content = ask(port, asked | {"answerable": bad})
+        assert (status, "expected a number such as 0.9" in content["error"]) == (400, True)
+
+
+def test_the_page_starts_at_the_share_that_the_reader_expects():
+    def page(**settings):
+        reader = types.SimpleNamespace(**settings)
+        with make_server(reader, port=0) as server:
+            return server.RequestHandlerClass.page.decode()
+
+    assert 'data-answerable="0.4"' in page(null_scale=2.0, answerable=None, dev_answerable=0.4)
+    assert 'data-answerable="0.9"' in page(null_scale=2.0, answerable=0.9, dev_answerable=0.4)
+    assert 'data-answerable=""' in page(null_scale=None, answerable=None, dev_answerable=None)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,8 @@ def main(argv: list[str] | None = None) -> int:
         export(options.model, options.revision, options.export)
         print(f"exported to {options.export}")
         return 0
-    given = {} if options.null_threshold is None else {"null_threshold": options.null_threshold}
+    asked = {"null_threshold": options.null_threshold, "answerable": options.answerable}
+    given = {name: value for name, value in asked.items() if value is not None}
     reader = load_reader(options.model, options.revision, options.device, options.precision, **given)
     if options.serve:
         return serve(reader, options.host, options.port)
@@ -70,7 +71,11 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     add("--model", metavar="NAME", default=SHIPPED, help="a run, an adapter, an exported folder, or a local or hub "
         "BERT QA checkpoint such as deepset/bert-base-cased-squad2 (the MiniLM adapter of this package)")  # fmt: skip
     add("--revision", metavar="NAME", default="", help="hub commit or tag of the checkpoint")
-    add("--null-threshold", metavar="X", type=float, help="answer less often: lower; more often: higher (the model's)")
+    often = parser.add_mutually_exclusive_group().add_argument
+    often("--answerable", metavar="X", type=float, help="the share of your questions whose text has an answer, above "
+          "0 and below 1; 0.9 answers more readily (as in the model's dev set: half of them in SQuAD 2.0)")  # fmt: skip
+    often("--null-threshold", metavar="X", type=float, help="the same as a bound on the null odds: higher answers more "
+          "often (the model's)")  # fmt: skip
     add("--host", metavar="NAME", default="127.0.0.1", help="address to serve on (127.0.0.1: this machine only)")
     add("--port", metavar="N", type=int, default=8000, help="port to serve on (8000)")
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute (auto)")

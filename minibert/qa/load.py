@@ -25,7 +25,8 @@ def load_reader(
             (`deepset/bert-base-cased-squad2`); by default the adapter for MiniLM that comes with this package.
         revision: hub commit or tag of the checkpoint.
         device, precision: as train.py's options.
-        settings: override the saved ones; see squad.Reader.
+        settings: override the saved ones; see squad.Reader. `answerable=0.9` says that nine of ten questions have an
+            answer in their text; the model answers more readily then.
     Raises ValueError or OSError (CheckpointError, AdapterError) that says what is wrong with the model.
     """
     bert, tokenizer, saved = load_model(model, revision)

@@ -1,7 +1,8 @@
 """One page and one endpoint on localhost: paste a text, ask, see the answer marked in the text. Standard library only.
 
 GET /         the page (page.html; it loads nothing else)
-POST /answer  {"question": ..., "context": ..., "top_k": 3} -> what `response` returns; errors: 4xx {"error": ...}
+POST /answer  {"question": ..., "context": ..., "top_k": 3, "answerable": 0.9}
+              -> what `response` returns; errors: 4xx {"error": ...}
 """
 
 import ipaddress
@@ -30,12 +31,14 @@ def response(question: str, answers: list[dict]) -> dict:
 
 
 def make_server(reader: Callable, host: str = "127.0.0.1", port: int = 8000) -> ThreadingHTTPServer:
-    """A server that answers with `reader(question=, context=, top_k=)` -> list; call serve_forever() on it.
+    """A server that answers with `reader`; call serve_forever() on it.
 
+    Args: reader: called as reader(question=, context=, top_k=), with answerable= too where a client gives it.
     Port 0 takes a free one (see server_address). The model runs for one request at a time; other requests are read
     meanwhile. Raises OSError when the port is taken.
     """
     page = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
+    page = page.replace("{{answerable}}", str(usual_share(reader) or ""))
     handler = type("Handler", (_Handler,), {
         "reader": staticmethod(reader), "one_at_a_time": threading.Lock(), "page": page.encode(),
         "policy": inline_policy(page, "connect-src 'self'", "frame-ancestors 'none'"),
@@ -44,6 +47,13 @@ def make_server(reader: Callable, host: str = "127.0.0.1", port: int = 8000) -> 
     handler.loopback = ipaddress.ip_address(server.server_address[0]).is_loopback
     handler.names = {*LOOPBACK, host.lower(), server.server_address[0]}
     return server
+
+
+def usual_share(reader: Callable) -> float | None:
+    """Where the page's slider starts: the share of answerable questions that the reader expects; None: no slider."""
+    if getattr(reader, "null_scale", None) is None:
+        return None
+    return reader.answerable or reader.dev_answerable
 
 
 class _Server(ThreadingHTTPServer):
@@ -123,8 +133,13 @@ class _Handler(BaseHTTPRequestHandler):
         top_k = asked.get("top_k", 3)
         if not isinstance(top_k, int) or isinstance(top_k, bool) or not 1 <= top_k <= MAX_CANDIDATES:
             raise ValueError(f"'top_k' is {str(top_k)[:20]}, expected a whole number from 1 to {MAX_CANDIDATES}")
+        settings = {"top_k": top_k}
+        if asked.get("answerable") is not None:
+            settings["answerable"] = asked["answerable"]
+            if not isinstance(asked["answerable"], int | float) or isinstance(asked["answerable"], bool):
+                raise ValueError(f"'answerable' is {str(asked['answerable'])[:20]}, expected a number such as 0.9")
         with self.one_at_a_time:
-            answers = self.reader(question=asked["question"], context=asked["context"], top_k=top_k)
+            answers = self.reader(question=asked["question"], context=asked["context"], **settings)
         return response(asked["question"], [answers] if top_k == 1 else answers)
 
     def _from_here(self) -> bool:

@@ -5,6 +5,7 @@ from html import escape
 
 import numpy as np
 
+from squad.causes import CAUSES, known_causes
 from squad.metrics import question_scores
 from squad.report import numbers
 from squad.report.charts import Frame, Series, bar_chart, line_chart, reliability_chart, spread
@@ -131,6 +132,15 @@ def groups(run: RunFiles, windows: np.ndarray | str, exact: np.ndarray, f1: np.n
         said = f"{said} Under each name the number of questions."
         rows = numbers.scores_by_group(of_each, order, exact, f1)
         figures.append(figure(title, bar_chart(f"by-{name}", title, f"{said} {_told(rows)}", rows), said))
+    if causes := known_causes(run.examples):
+        of_each = [i for i, example in enumerate(run.examples) if example.id in causes]
+        names = [causes[run.examples[i].id] for i in of_each]
+        rows = numbers.scores_by_group(names, list(CAUSES.values()), exact[of_each], f1[of_each])
+        said = (
+            "Of the questions without an answer, as people judged: the share left alone. Under each name their number."
+        )
+        title = "By why there is no answer"
+        figures.append(figure(title, bar_chart("by-cause", title, f"{said} {_told(rows)}", rows), said))
     left_out = f'<p class="wide">{escape(windows)}</p>' if isinstance(windows, str) else ""
     return "".join(figures) + left_out
 

@@ -1,0 +1,28 @@
+"""python -m squad.augment FILE: questions, and what `augment` makes of them."""
+
+from minirun import Parser, run_command
+from squad import find_data, read_examples
+from squad.augment import augment
+from squad.words import printable
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = Parser(
+        prog="python -m squad.augment", description="Show unanswerable questions made from answerable ones."
+    )
+    parser.add_argument("file", help="SQuAD file, or excerpt, sample, squad_v2")
+    parser.add_argument("--count", metavar="N", type=int, default=20, help="how many to show (20)")
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="which ones (0)")
+    options = parser.parse_args(argv)
+    examples = {example.id: example for example in read_examples(find_data(options.file, "train"))}
+    made = augment(list(examples.values()), options.count, options.seed)
+    for new in made:
+        old = examples[new.id.removesuffix(f"-made-{options.seed}")]
+        print(f"{printable(old.question)}  ({printable(old.answers[0].text)})\n  -> {printable(new.question)}\n")
+    if len(made) < options.count:
+        print(f"no more than these {len(made)} can be made from this file")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main, "squad.augment")
