@@ -32,6 +32,7 @@ from squad.reader import settings_of
 from squad.words import show_results
 
 ADVICE = "lower --batch-size (raise --gradient-accumulation-steps to keep the step's size) or --max-length"
+EXCERPT = {"seconds": 300, "least": 2_000, "most": 10_000}  # how many of its questions a run takes
 HEAD = "qa_outputs"  # starts from random weights, so it is trained in full beside the adapters
 LORA_TARGETS = {"attention": "query,value"}  # what the LoRA paper adapts
 
@@ -46,7 +47,7 @@ class Options:
     # data
     train: str = option("excerpt", "SQuAD file to train on; or excerpt, sample (both in data/), squad_v2 (official)")
     dev: str = option("excerpt", "SQuAD file to evaluate on; or excerpt, squad_v2")
-    max_train_examples: int = option(0, "train on the first N questions only; 0: all", least=0, fixed=True)
+    max_train_examples: int = option(0, "only the first N; 0: all, of excerpt 5 minutes' worth", least=0, fixed=True)
     skip_bad: bool = option(False, "leave out malformed questions instead of stopping at the first", fixed=True)
     answerable_only: bool = option(False, "leave out unanswerable questions, of train and dev", fixed=True)
     augment: int = option(0, "add N unanswerable questions made from answerable ones", least=0, fixed=True)
@@ -64,7 +65,7 @@ class Options:
     window_overlap: int = option(128, "context tokens that neighbouring windows share", least=0, fixed=True)
     max_question_tokens: int = option(64, "a longer question is cut", least=1, fixed=True)
     # optimisation
-    epochs: int = option(0, "passes over the training windows; 0: 3, but 2 over the excerpt, for 5 minutes", least=0)
+    epochs: int = option(0, "passes over the training windows; 0: 2, but 1 over the excerpt", least=0)
     batch_size: int = option(16, "windows per forward pass", least=1, fixed=True)
     gradient_accumulation_steps: int = option(1, "forward passes per optimizer step", least=1, fixed=True)
     learning_rate: float = option(2e-3, "of AdamW after warm-up; about 1e-4 for --lora-rank 0", above=0)
@@ -96,7 +97,7 @@ class Options:
 
     def resolved(self) -> "Options":
         """The same with the defaults that depend on other options or on the time."""
-        epochs = self.epochs or (2 if self.train == "excerpt" else 3)
+        epochs = self.epochs or (1 if self.train == "excerpt" else 2)
         return dataclasses.replace(self, epochs=epochs, output=self.output or time.strftime("runs/%Y%m%d-%H%M%S"))
 
 
@@ -146,15 +147,18 @@ def prepare(options: Options, evaluated: Path | None, processes: minirun.Process
     config, dtype = model.config, minirun.choose_precision(options.precision, device)
     check_fit(tokenizer, config.vocab_size, config.longest_sequence, options.max_length)
     dev = load_data(options, "dev", tokenizer, processes.is_main)
-    train, fingerprints, settings = None, {}, {}
-    if evaluated:
-        settings = squad.read_settings(trained_part(options, evaluated) / "qa.json")
-    else:
-        train = load_data(options, "train", tokenizer, processes.is_main)
-        # Taken before frozen weights are rounded, so that a run can be resumed in another precision.
-        fingerprints["model"] = minirun.fingerprint(model, str(config.with_dropout(0.0)))
-        fingerprints["data"] = squad.fingerprint(train.examples, train.windows)
+    settings = squad.read_settings(trained_part(options, evaluated) / "qa.json") if evaluated else {}
+    # Taken before frozen weights are rounded, so that a run can be resumed in another precision.
+    fingerprints = {} if evaluated else {"model": minirun.fingerprint(model, str(config.with_dropout(0.0)))}
     minirun.store_frozen_as(dtype, model.to(device))
+    if options.train == "excerpt" and not (options.max_train_examples or evaluated or processes.size > 1):
+        shape = options.batch_size, min(options.max_length, 176)  # about the mean length of a batch
+        each = options.epochs * minirun.seconds_per_window(model.train(), device, dtype, shape)
+        options = dataclasses.replace(options, max_train_examples=minirun.fit_to_time(each, **EXCERPT))
+    train = None
+    if not evaluated:
+        train = load_data(options, "train", tokenizer, processes.is_main)
+        fingerprints["data"] = squad.fingerprint(train.examples, train.windows)
     if options.compile:
         model.compile(dynamic=True)
     place = device, dtype, processes
@@ -236,7 +240,7 @@ def train_loop(run: Run, resume: bool) -> int:
         for step in range(record.at.step, record.total_steps):
             epoch, number = divmod(step, record.steps_per_epoch)
             window_ids = batches(epoch)[number]
-            lr = options.learning_rate * schedule(step - record.at.skipped, record.total_steps, options.warmup)
+            lr = options.learning_rate * minirun.schedule(step - record.at.skipped, record.total_steps, options.warmup)
             torch.manual_seed(minirun.step_seed(options.seed, step, processes.rank))
             loss, grad_norm = training_step(run, model, window_ids, optimizer, scaler, lr)
 
@@ -285,12 +289,6 @@ def training_step(run: Run, model, window_ids: np.ndarray, optimizer, scaler, lr
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
     return loss, grad_norm
-
-
-def schedule(step: int, total: int, warmup: float) -> float:
-    """The factor of the learning rate at a step, from 0: rises linearly for warmup x total steps, then falls to 0."""
-    rising = warmup * total
-    return min((step + 1) / (rising + 1), (total - step) / (total - rising))
 
 
 # ------------------------------------------------------------------------------------ evaluation and saving

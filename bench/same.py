@@ -83,7 +83,7 @@ def losses(data: squad.Dataset, options: train.Options, steps: int, name: str) -
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     batches = squad.training_batches(data.windows.lengths, options.batch_size, options.seed, 0)[:steps]
     for step, ids in enumerate(tqdm(batches, desc=name)):
-        lr = options.learning_rate * train.schedule(step, steps, options.warmup)
+        lr = options.learning_rate * minirun.schedule(step, steps, options.warmup)
         if name == "fast":
             found.append(float(train.training_step(run, run.model, ids, optimizer, scaler, lr)[0]))
         else:

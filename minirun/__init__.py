@@ -15,7 +15,8 @@ from minirun.hardware import (
     parameter_counts,
     store_frozen_as,
 )
-from minirun.optimizer import make_optimizer
+from minirun.optimizer import make_optimizer, schedule
+from minirun.pace import fit_to_time, seconds_per_window
 from minirun.page import inline_policy
 from minirun.processes import Processes, join_processes
 from minirun.record import Record, Step, claim_folder, step_seed
@@ -24,7 +25,8 @@ from minirun.track import check_tracker
 
 __all__ = [
     "Parser", "Processes", "Record", "Step", "autocast", "catch_stop_signals", "check_tracker", "check_values",
-    "choose_device", "choose_precision", "claim_folder", "explain_out_of_memory", "fingerprint", "inline_policy",
-    "join_processes", "keep_freed_memory", "make_optimizer", "option", "parameter_counts", "parse_command",
-    "progress_bar", "run_command", "step_seed", "store_frozen_as",
+    "choose_device", "choose_precision", "claim_folder", "explain_out_of_memory", "fingerprint", "fit_to_time",
+    "inline_policy", "join_processes", "keep_freed_memory", "make_optimizer", "option", "parameter_counts",
+    "parse_command", "progress_bar", "run_command", "schedule", "seconds_per_window", "step_seed",
+    "store_frozen_as",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The optimizer: AdamW with a rate of its own for new layers."""
+"""The optimizer, AdamW with a rate of its own for new layers, and the schedule of its rate."""
 
 import collections
 
@@ -22,3 +22,9 @@ def make_optimizer(
     parts = [{"params": found, "times": times, "weight_decay": decay} for (times, decay), found in groups.items()]
     # The mean of the squared gradients forgets faster than with the usual 0.999, as in RoBERTa (Liu et al. 2019).
     return torch.optim.AdamW(parts, betas=(0.9, 0.98))
+
+
+def schedule(step: int, total: int, warmup: float) -> float:
+    """The factor of the learning rate at a step, from 0: rises linearly for warmup x total steps, then falls to 0."""
+    rising = warmup * total
+    return min((step + 1) / (rising + 1), (total - step) / (total - rising))

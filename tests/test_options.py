@@ -67,7 +67,7 @@ def test_a_resume_that_does_not_fit_leaves_the_run_as_it_was(tiny, tmp_path):
         train.main(["--resume", str(folder)])
 
 
-@pytest.mark.parametrize(("given", "epochs"), [([], 2), (["--train", "x.json"], 3), (["--epochs", "1"], 1)])
+@pytest.mark.parametrize(("given", "epochs"), [([], 1), (["--train", "x.json"], 2), (["--epochs", "3"], 3)])
 def test_default_epochs(given, epochs):
     assert options_of(given).epochs == epochs
 

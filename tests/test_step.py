@@ -101,13 +101,13 @@ def test_a_loss_that_is_not_finite_names_step_and_questions(tiny, tmp_path, monk
 
 
 def test_schedule_is_a_triangle_that_ends_at_zero():
-    rates = [train.schedule(step, 100, 0.1) for step in range(101)]
+    rates = [minirun.schedule(step, 100, 0.1) for step in range(101)]
     assert rates[0] == pytest.approx(1 / 11)
     assert np.argmax(rates) == 10
     assert rates[10] == 1.0
     assert rates[55] == pytest.approx(0.5)
     assert rates[100] == 0.0
-    assert train.schedule(0, 5, 0.0) == 1.0
+    assert minirun.schedule(0, 5, 0.0) == 1.0
 
 
 def test_only_matrices_decay(model):

@@ -1,0 +1,64 @@
+"""How much a run takes on: what fits into its time, kept in config.json."""
+
+import pytest
+import torch
+from helpers import add_lora, flags, read
+
+import minirun
+import squad
+import train
+from minirun.pace import fit_to_time, seconds_per_window
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("seconds_each", "number"),
+    [(0.01, 10_000), (0.03, 10_000), (0.0301, 9_000), (0.1, 3_000), (0.149, 2_000), (0.2, 2_000), (9.0, 2_000)],
+)
+def test_as_many_thousands_as_fit_between_the_limits(seconds_each, number, capsys):
+    assert fit_to_time(seconds_each, seconds=300, least=2_000, most=10_000) == number
+    assert f"trains on {number:,} questions in about " in capsys.readouterr().out
+
+
+def test_measuring_changes_nothing(model):
+    add_lora(model, 2, 4)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    state = torch.get_rng_state()
+    assert seconds_per_window(model, CPU, torch.float32, shape=(3, 7), seconds=0.0) > 0
+    assert torch.equal(torch.get_rng_state(), state)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name])
+        assert parameter.grad is None
+
+
+def on_excerpt(tiny, output, *more):
+    """Flags for a run on the excerpt, which `excerpt_is_tiny` replaces by the tiny model's own data."""
+    arguments = flags(tiny, output, *more)
+    arguments[arguments.index("--train") + 1] = "excerpt"
+    return arguments
+
+
+@pytest.fixture
+def excerpt_is_tiny(tiny, monkeypatch):
+    monkeypatch.setattr(squad, "find_data", lambda name, split: tiny / "squad.json")
+
+
+def test_a_run_on_the_excerpt_keeps_the_number_it_chose(tiny, tmp_path, monkeypatch, excerpt_is_tiny):
+    monkeypatch.setattr(minirun, "seconds_per_window", lambda *_: 0.1)
+    assert train.main(on_excerpt(tiny, tmp_path / "two", "--epochs", "2")) == 0
+    assert read(tmp_path / "two" / "config.json")["max_train_examples"] == 2_000  # 1,500 fit twice; but 2,000 at least
+    assert train.main(on_excerpt(tiny, tmp_path / "run")) == 0
+    assert read(tmp_path / "run" / "config.json")["max_train_examples"] == 3_000
+
+    def measure_again(*_):
+        raise AssertionError("measured although the number is known")
+
+    monkeypatch.setattr(minirun, "seconds_per_window", measure_again)
+    assert train.main(["--resume", str(tmp_path / "run"), "--epochs", "2"]) == 0
+    assert read(tmp_path / "run" / "config.json")["max_train_examples"] == 3_000
+    assert train.main(["--evaluate", str(tmp_path / "run")]) == 0
+    assert train.main(on_excerpt(tiny, tmp_path / "given", "--max-train-examples", "7")) == 0
+    assert read(tmp_path / "given" / "config.json")["max_train_examples"] == 7
+    assert train.main(flags(tiny, tmp_path / "file")) == 0
+    assert read(tmp_path / "file" / "config.json")["max_train_examples"] == 0
