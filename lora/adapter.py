@@ -27,6 +27,7 @@ NEUTRAL = {
     "auto_mapping", "base_model_name_or_path", "inference_mode", "init_lora_weights", "modules_to_save",
     "peft_version", "qalora_group_size", "revision", "target_modules", "exclude_modules", "task_type",
     "layers_to_transform", "layers_pattern", "megatron_core", "r", "rank_pattern",
+    "fan_in_fan_out",  # whether the base stores its matrices as (in, out); A and B are the same either way
 }  # fmt: skip
 READ = {"peft_type", "bias", "lora_alpha", "alpha_pattern", "lora_dropout", "use_rslora"}
 
@@ -44,6 +45,7 @@ def save_adapter(
     task_type: str | None = None,
     base_model: str | None = None,
     revision: str = "",
+    fan_in_fan_out: bool = False,
 ) -> None:
     """Write what trains (`requires_grad`) as a PEFT adapter.
 
@@ -51,6 +53,8 @@ def save_adapter(
         names: our module names -> those of the base checkpoint (`minibert.checkpoint_names(config)`).
         task_type: PEFT's name for the task, such as QUESTION_ANS; it decides what PEFT wraps around the base.
         base_model, revision: of the base, kept in the file for whoever loads it.
+        fan_in_fan_out: whether the base checkpoint stores the adapted matrices as (in, out), as GPT-2's do: PEFT must
+            know it to merge.
     Raises ValueError when the model has no LoRA layers.
     """
     layers = dict(lora_layers(model))
@@ -65,7 +69,7 @@ def save_adapter(
         **_layer_fields({names[name]: layer for name, layer in layers.items()}, names),
         "modules_to_save": sorted(names[name] for name in in_full) or None,
         "bias": "none",
-        "fan_in_fan_out": False,
+        "fan_in_fan_out": fan_in_fan_out,
         "use_rslora": False,
         "use_dora": False,
         "inference_mode": True,

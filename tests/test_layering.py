@@ -13,6 +13,7 @@ ROOMS = {
     "minihub": set(),
     "minirun": {"minihub"},
     "minibert": {"minihub"},
+    "minigpt": {"minihub"},
     "lora": {"minihub"},
     "squad": {"minihub"},
     "squad.augment": {"minihub", "minirun", "squad"},
@@ -85,7 +86,7 @@ def test_the_rooms_are_those_that_an_install_has():
 
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     assert sorted(packages) == sorted(PACKAGES)
-    on_disk = {path.parent for room in ("minihub", "minirun", "minibert", "lora", "squad")
+    on_disk = {path.parent for room in ("minihub", "minirun", "minibert", "minigpt", "lora", "squad")
                for path in (ROOT / room).rglob("*.py")}  # fmt: skip
     assert {str(folder.relative_to(ROOT)).replace("/", ".") for folder in on_disk} == set(packages)
     # No other script at the top, and none that is not meant to be started.
@@ -118,7 +119,7 @@ def test_importing_prints_nothing_and_leaves_global_state_alone(tmp_path):
         "look = lambda: (torch.get_rng_state().tolist(), torch.get_num_threads(), torch.get_default_dtype(),"
         " signal.getsignal(signal.SIGINT), dict(os.environ), torch.is_grad_enabled())\n"
         "before = look()\n"
-        "import minihub, minirun, minibert.qa, lora, squad.report, squad.audit, squad.augment, train\n"
+        "import minihub, minirun, minibert.qa, minigpt, lora, squad.report, squad.audit, squad.augment, train\n"
         "assert look() == before\n"
     )
     done = subprocess.run(

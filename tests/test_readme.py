@@ -39,7 +39,7 @@ def test_the_first_page_is_short():
 
 def test_the_map_of_files_names_each_with_its_own_first_line():
     text = (ROOT / "docs" / "files.md").read_text(encoding="utf-8")
-    for package in ("minihub", "minirun", "minibert", "lora", "squad"):
+    for package in ("minihub", "minirun", "minibert", "minigpt", "lora", "squad"):
         for path in (ROOT / package).rglob("*.py"):
             if path.name != "__init__.py":
                 first = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))).splitlines()[0]

@@ -5,6 +5,7 @@ tiny.safetensors    inputs with padding, and what transformers computes of them:
 minilm.safetensors  a fixed random head on the MiniLM weights, inputs, and transformers' logits
 official.json.gz    three systems' predictions on data/dev.json.gz, null odds with many ties, and what the official
             evaluate-v2.0.py prints for them (made apart: that script is not part of this project)
+gpt2/, gpt2.safetensors    a tiny GPT-2: logits, loss, gradients and the tokens it writes
 families/   the same as tiny/ and tiny.safetensors for RoBERTa, XLM-R and DistilBERT
 adapter/    a PEFT adapter (rsLoRA, rank_pattern, alpha_pattern) on tiny/, and logits.safetensors with PEFT's logits
 """
@@ -30,7 +31,7 @@ from transformers import (
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent.parent))
-from minibert import find_model  # noqa: E402
+from minihub import find_model  # noqa: E402
 
 
 def random_inputs(vocabulary: int, B: int, T: int) -> dict[str, torch.Tensor]:
@@ -141,6 +142,35 @@ def main() -> None:
     save_file({k: v.contiguous() for k, v in tensors.items()}, HERE / "minilm.safetensors")
 
 
+def gpt2() -> None:
+    """A tiny GPT-2: logits, loss, gradients and what it writes when it is greedy; its last row has left padding."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(
+        vocab_size=31, n_positions=13, n_embd=12, n_layer=2, n_head=3, n_inner=17, bos_token_id=30, eos_token_id=30,
+        embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0, initializer_range=0.3,
+    )  # fmt: skip
+    model = GPT2LMHeadModel(config).eval()
+    model.save_pretrained(HERE / "gpt2")
+    (HERE / "gpt2" / "generation_config.json").unlink()
+    input_ids = torch.randint(0, 30, (3, 7))
+    attention_mask = torch.ones_like(input_ids)
+    attention_mask[2, :3] = 0
+    after_padding = F.pad(attention_mask, (1, 0))[:, :-1] == 0  # nothing but padding predicts a row's first token
+    labels = input_ids.masked_fill(after_padding, -100)
+    positions = (attention_mask.cumsum(1) - 1).clamp(min=0)
+    output = model(input_ids, attention_mask=attention_mask, position_ids=positions, labels=labels)
+    output.loss.backward()
+    settings = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 30, "eos_token_id": 19}
+    written = model.generate(input_ids, attention_mask=attention_mask, **settings)[:, 7:]
+    gradients = {f"gradient.{name}": p.grad for name, p in model.named_parameters()}
+    tensors = {
+        "input_ids": input_ids, "attention_mask": attention_mask, "logits": output.logits, "loss": output.loss,
+        "written": written, **gradients,
+    }  # fmt: skip
+    save_file({k: v.detach().contiguous() for k, v in tensors.items()}, HERE / "gpt2.safetensors")
+
+
 def tiny_again() -> BertForQuestionAnswering:
     return BertForQuestionAnswering.from_pretrained(HERE / "tiny").eval()
 
@@ -150,3 +180,5 @@ if __name__ == "__main__":
     for number, name in enumerate(RELATIVES):
         torch.manual_seed(number)
         relative(name)
+    torch.manual_seed(9)
+    gpt2()

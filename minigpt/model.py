@@ -1,0 +1,180 @@
+"""GPT-2, a decoder that writes the next token, written out by hand (Radford et al. 2019).
+
+Read it beside minibert/model.py. What differs: each token attends only to those before it (causal), a layer normalises
+its inputs instead of its sums (pre-norm), one matrix computes queries, keys and values, the activation is an
+approximation of GELU, the head is the embedding matrix, and keys and values of earlier tokens can be kept (the cache).
+
+Axes, named once: B batch, T tokens, H hidden size, N attention heads, D = H / N head size, V vocabulary; S tokens that
+keys and values exist for: those in the cache and the T new ones.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minigpt.config import GPT2Config
+
+
+class GPT2LMHead(nn.Module):
+    """GPT-2 with the head of a language model: logits of the next token, from the embedding matrix itself."""
+
+    def __init__(self, config: GPT2Config):
+        super().__init__()
+        self.config = config
+        self.transformer = GPT2(config)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, cache: "Cache | None" = None) -> Tensor:
+        """Score every token of the vocabulary as the next one, at each position.
+
+        Args: input_ids (B, T), the tokens that are new; attention_mask (B, S), 1 token, 0 padding, of the tokens in the
+            cache and the new ones; cache: keys and values of the S - T tokens before, which takes up the new ones;
+            without it S = T.
+        Returns: logits (B, T, V).
+        """
+        x = self.transformer(input_ids, attention_mask, cache)
+        return F.linear(x, self.transformer.wte.weight)
+
+
+class GPT2(nn.Module):
+    """The decoder: embeddings, then `n_layer` blocks and a last norm.
+
+    A new one has GPT-2's random initialisation; `load_pretrained` fills it from a checkpoint.
+    """
+
+    def __init__(self, config: GPT2Config):
+        super().__init__()
+        self.config = config
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)  # tokens
+        self.wpe = nn.Embedding(config.n_positions, config.n_embd)  # positions, learned
+        self.dropout = nn.Dropout(config.embd_pdrop)
+        self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        init_weights(self, config)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, cache: "Cache | None" = None) -> Tensor:
+        """As for GPT2LMHead -> hidden states (B, T, H). Raises ValueError when S exceeds the number of positions."""
+        T, S = input_ids.size(1), attention_mask.size(1)
+        if self.config.n_positions < S:
+            raise ValueError(f"a sequence of {S} tokens, but this model has {self.config.n_positions} positions")
+        # Positions count tokens only, so that a row means the same with padding on its left and without.
+        positions = (attention_mask.cumsum(1) - 1).clamp(min=0)[:, S - T :]
+        mask = causal_mask(attention_mask, T)
+        x = self.dropout(self.wte(input_ids) + self.wpe(positions))
+        for number, block in enumerate(self.h):
+            x = block(x, mask, cache and cache.layers[number])
+        return self.ln_f(x)
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + MLP(norm(x)): norms come first, so gradients pass by the layers undisturbed."""
+
+    def __init__(self, config: GPT2Config):
+        super().__init__()
+        H, eps = config.n_embd, config.layer_norm_epsilon
+        self.ln_1 = nn.LayerNorm(H, eps=eps)
+        self.attn = Attention(config)
+        self.ln_2 = nn.LayerNorm(H, eps=eps)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, mask: Tensor, cache: "LayerCache | None") -> Tensor:
+        """x (B, T, H), mask (B, 1, T, S) bool -> (B, T, H)."""
+        x = x + self.attn(self.ln_1(x), mask, cache)
+        return x + self.mlp(self.ln_2(x))
+
+
+class Attention(nn.Module):
+    """Causal self-attention with N heads."""
+
+    def __init__(self, config: GPT2Config):
+        super().__init__()
+        self.num_heads, self.attention_dropout = config.n_head, config.attn_pdrop
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)  # query, key and value in one matrix
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
+        self.dropout = nn.Dropout(config.resid_pdrop)
+
+    def forward(self, x: Tensor, mask: Tensor, cache: "LayerCache | None") -> Tensor:
+        """x (B, T, H), mask (B, 1, T, S) bool -> (B, T, H)."""
+        q, k, v = (self._split_heads(part) for part in self.c_attn(x).chunk(3, dim=-1))
+        if cache is not None:
+            k, v = cache.append(k, v)  # (B, N, S, D) each
+        # F.scaled_dot_product_attention applies dropout even in eval mode, so the rate must be 0 then.
+        a = attention(q, k, v, mask, self.attention_dropout if self.training else 0.0)
+        a = a.transpose(1, 2).flatten(2)  # (B, N, T, D) -> (B, T, H)
+        return self.dropout(self.c_proj(a))
+
+    def _split_heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, T, H) -> (B, N, T, D)
+
+
+class MLP(nn.Module):
+    """Two linear layers with the tanh approximation of GELU between them ("gelu_new", Hendrycks and Gimpel 2016)."""
+
+    def __init__(self, config: GPT2Config):
+        super().__init__()
+        self.c_fc = nn.Linear(config.n_embd, config.intermediate_size)
+        self.c_proj = nn.Linear(config.intermediate_size, config.n_embd)
+        self.dropout = nn.Dropout(config.resid_pdrop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.c_proj(F.gelu(self.c_fc(x), approximate="tanh")))
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, p: float) -> Tensor:
+    """softmax(q k^T / sqrt(D)) v, each query over the keys that `mask` allows (Vaswani et al. 2017, eq. 1).
+
+    Args: q (B, N, T, D); k, v (B, N, S, D); mask (B, 1, T, S) bool; p, the share of weights that dropout sets to zero.
+    Returns: (B, N, T, D).
+    """
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
+
+
+def causal_mask(attention_mask: Tensor, T: int) -> Tensor:
+    """Which of S tokens each of the last T may attend to: those up to itself that are no padding.
+
+    Padding may attend to itself: a softmax over nothing would be NaN, and NaN spreads.
+    Args: attention_mask (B, S). Returns (B, 1, T, S) bool.
+    """
+    S = attention_mask.size(1)
+    own = torch.arange(S - T, S, device=attention_mask.device)[:, None]  # (T, 1)
+    key = torch.arange(S, device=attention_mask.device)  # (S,)
+    return (((key <= own) & attention_mask.bool()[:, None, :]) | (key == own))[:, None]
+
+
+class LayerCache:
+    """Keys and values of one layer, (B, N, most, D) each, of which the first `length` tokens are filled."""
+
+    def __init__(self, most: int):
+        self.most, self.length = most, 0
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Take up those of T new tokens, (B, N, T, D) each; returns all so far, (B, N, S, D) each."""
+        if self.length == 0:
+            B, N, _, D = k.shape
+            self.k, self.v = k.new_empty(B, N, self.most, D), v.new_empty(B, N, self.most, D)
+        end = self.length + k.size(2)
+        self.k[:, :, self.length : end], self.v[:, :, self.length : end] = k, v
+        self.length = end
+        return self.k[:, :, :end], self.v[:, :, :end]
+
+
+class Cache:
+    """The keys and values of every layer, for at most `most` tokens a row: a token's are computed once."""
+
+    def __init__(self, config: GPT2Config, most: int):
+        self.layers = [LayerCache(most) for _ in range(config.n_layer)]
+
+
+def init_weights(model: nn.Module, config: GPT2Config) -> None:
+    """GPT-2's initialisation: normal(0, std), biases 0.
+
+    What a layer adds to its input is drawn from normal(0, std / sqrt(2 n_layer)), so that the sum does not grow with
+    the depth (Radford et al. 2019, section 2.3).
+    """
+    for name, part in model.named_modules():
+        if isinstance(part, nn.Linear | nn.Embedding):
+            added = math.sqrt(2 * config.n_layer) if name.endswith("c_proj") else 1.0
+            nn.init.normal_(part.weight, std=config.initializer_range / added)
+        if isinstance(part, nn.Linear):
+            nn.init.zeros_(part.bias)

@@ -1,0 +1,94 @@
+"""Logits -> the next tokens: greedy or drawn, one row or many, with the keys and values of earlier tokens kept."""
+
+import torch
+from torch import Tensor
+
+from minigpt.model import Cache, GPT2LMHead
+
+
+@torch.no_grad()
+def generate(
+    model: GPT2LMHead,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    eos_id: int | None = None,
+    pad_id: int = 0,
+    generator: torch.Generator | None = None,
+    use_cache: bool = True,
+) -> Tensor:
+    """The tokens that the model writes after each row, (B, n), n at most max_new_tokens.
+
+    Args:
+        input_ids, attention_mask (B, T): rows with their padding on the left, so that all continue at the same place.
+        temperature: 0 takes the most probable token every time (greedy; top_k and top_p then change nothing); above 0
+            tokens are drawn from softmax(logits / temperature).
+        top_k, top_p: draw from the k most probable tokens, from the fewest that have probability p together; 0 and 1.0
+            draw from all. As in transformers temperature comes first, then top_k, then top_p.
+        eos_id: a row that writes it is finished, and goes on with pad_id until the others are.
+        generator: of the random numbers.
+        use_cache: False computes everything anew for each token, as slow as it is simple: an oracle for the cache.
+    Writes fewer tokens where the model's positions end. Raises ValueError for settings out of range.
+    """
+    check_settings(temperature, top_k, top_p)
+    T, most = input_ids.size(1), model.config.n_positions
+    cache = Cache(model.config, most=min(T + max_new_tokens, most)) if use_cache else None
+    finished = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+    ids, mask, written = input_ids, attention_mask, []
+    for _ in range(min(max_new_tokens, most - T)):
+        logits = model(ids, mask, cache)[:, -1].float()  # (B, V)
+        token = next_token(logits, temperature, top_k, top_p, generator).masked_fill(finished, pad_id)  # (B,)
+        written.append(token)
+        if eos_id is not None:
+            finished |= token == eos_id
+            if finished.all():
+                break
+        ids = token[:, None] if use_cache else torch.cat([ids, token[:, None]], dim=1)
+        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+    return torch.stack(written, dim=1) if written else input_ids[:, :0]
+
+
+def next_token(
+    logits: Tensor, temperature: float, top_k: int, top_p: float, generator: torch.Generator | None = None
+) -> Tensor:
+    """Logits (B, V) -> token ids (B,); see `generate`."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    logits = keep_top_p(keep_top_k(logits / temperature, top_k), top_p)
+    return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+
+
+def keep_top_k(logits: Tensor, k: int) -> Tensor:
+    """Logits (..., V), all below the k-th largest set to -inf (Fan et al. 2018); ties with it stay. k = 0: all stay."""
+    if k == 0 or k >= logits.size(-1):
+        return logits
+    smallest = logits.topk(k).values[..., -1:]
+    return logits.masked_fill(logits < smallest, -torch.inf)
+
+
+def keep_top_p(logits: Tensor, p: float) -> Tensor:
+    """Logits (..., V) outside the nucleus set to -inf (Holtzman et al. 2020, section 3.1).
+
+    The nucleus is the smallest set of the most probable tokens whose probability is at least p: a token is in it when
+    those more probable than it have less than p together, so that the one that reaches p stays.
+    """
+    if p >= 1:
+        return logits
+    values, order = logits.sort(descending=True, stable=True)
+    probability = values.softmax(-1)
+    before = probability.cumsum(-1) - probability
+    outside = torch.zeros_like(order, dtype=torch.bool).scatter(-1, order, before >= p)
+    return logits.masked_fill(outside, -torch.inf)
+
+
+def check_settings(temperature: float, top_k: int, top_p: float) -> None:
+    """Raise ValueError when a setting of `generate` is out of range."""
+    if not 0 <= temperature < float("inf"):
+        raise ValueError(f"temperature is {temperature}, expected a number of at least 0 (0: greedy)")
+    if top_k < 0:
+        raise ValueError(f"top_k is {top_k}, expected at least 0 (0: all tokens)")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p is {top_p}, expected above 0 and at most 1 (1: all tokens)")
