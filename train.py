@@ -32,7 +32,7 @@ from squad.reader import settings_of
 from squad.words import show_results
 
 ADVICE = "lower --batch-size (raise --gradient-accumulation-steps to keep the step's size) or --max-length"
-EXCERPT = {"seconds": 300, "least": 2_000, "most": 10_000}  # how many of its questions a run takes
+EXCERPT = {"seconds": 300, "least": 2_000, "most": 12_000}  # how many of its questions a run takes
 HEAD = "qa_outputs"  # starts from random weights, so it is trained in full beside the adapters
 LORA_TARGETS = {"attention": "query,value"}  # what the LoRA paper adapts
 

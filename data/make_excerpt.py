@@ -1,17 +1,20 @@
 """Cut the excerpts in this folder out of full SQuAD 2.0 files, by whole articles.
 
-    python data/make_excerpt.py train-v2.0-partial.json.gz data/train.json.gz --questions 5000 --unanswerable 0.2 0.7
     python data/make_excerpt.py train-v2.0-sample.json.gz data/sample.json.gz --questions 50000
+    python data/make_excerpt.py data/sample.json.gz data/train.json.gz --words 130 --questions 9000 3000
     python data/make_excerpt.py dev-v2.0.json.gz data/dev.json.gz --titles Oxygen Steam_engine Amazon_rainforest Normans
 
-The first two sources are parts of the train set, see README.md. Articles are taken in an order drawn from seed 0 until
-there are enough questions. The bytes written depend on nothing but the input and the flags.
+The first source is a part of the train set, see README.md. Articles are taken in an order drawn from seed 0 until there
+are enough questions; two kinds are mixed evenly, so that the first questions of the file are like all. The bytes
+written depend on nothing but the input and the flags.
 """
 
 import argparse
 import gzip
+import itertools
 import json
 import random
+from collections.abc import Iterable
 
 
 def main() -> None:
@@ -19,24 +22,54 @@ def main() -> None:
     parser.add_argument("source")
     parser.add_argument("target")
     parser.add_argument("--titles", nargs="+", help="these articles")
-    parser.add_argument("--questions", type=int, help="or articles up to this many questions")
-    parser.add_argument("--unanswerable", nargs=2, type=float, default=(0, 1), help="share per article, low and high")
+    parser.add_argument("--questions", nargs="+", type=int, default=[], help="or articles up to this many questions; "
+                        "two numbers: with unanswerable questions, without any")  # fmt: skip
+    parser.add_argument("--words", type=float, default=1e9, help="only articles whose mean text has fewer words")
     options = parser.parse_args()
     with gzip.open(options.source, "rt", encoding="utf-8") as file:
         articles = json.load(file)["data"]
     chosen = [a for a in articles if a["title"] in (options.titles or ())]
-    if options.questions:
-        low, high = options.unanswerable
-        mixed = [a for a in articles if low <= sum(map(unanswerable, questions(a))) / len(questions(a)) <= high]
-        random.Random(0).shuffle(mixed)
-        for article in mixed:
-            if sum(len(questions(a)) for a in chosen) + len(questions(article)) <= options.questions:
-                chosen.append(article)
+    short = [article for article in articles if mean_words(article) < options.words]
+    random.Random(0).shuffle(short)
+    kinds = [[a for a in short if has_unanswerable(a)], [a for a in short if not has_unanswerable(a)]]
+    if len(options.questions) == 1:
+        chosen += take(short, *options.questions)
+    elif options.questions:
+        chosen += in_proportion(take(kind, most) for kind, most in zip(kinds, options.questions, strict=True))
     text = json.dumps({"version": "v2.0", "data": [slim(a) for a in chosen]}, ensure_ascii=False)
     with open(options.target, "wb") as file:
         file.write(gzip.compress(text.encode("utf-8"), 9, mtime=0))
     asked = [qa for article in chosen for qa in questions(article)]
     print(f"{len(chosen)} articles, {len(asked)} questions, {sum(map(unanswerable, asked))} unanswerable")
+
+
+def take(articles: list[dict], most: int) -> list[dict]:
+    """Articles in this order, leaving out those with which there would be more than `most` questions."""
+    taken, total = [], 0
+    for article in articles:
+        if total + len(questions(article)) <= most:
+            taken.append(article)
+            total += len(questions(article))
+    return taken
+
+
+def in_proportion(kinds: Iterable[list[dict]]) -> list[dict]:
+    """The articles of all kinds, so mixed that every beginning of the list has each kind's share of the questions."""
+    placed = []
+    for articles in kinds:
+        ends = list(itertools.accumulate(len(questions(article)) for article in articles))
+        placed += [(end / ends[-1], article) for end, article in zip(ends, articles, strict=True)]
+    return [article for _, article in sorted(placed, key=lambda pair: pair[0])]
+
+
+def mean_words(article: dict) -> float:
+    """Of the texts, each counted once a question: what the questions cost in training."""
+    words = sum(len(paragraph["context"].split()) * len(paragraph["qas"]) for paragraph in article["paragraphs"])
+    return words / len(questions(article))
+
+
+def has_unanswerable(article: dict) -> bool:
+    return any(map(unanswerable, questions(article)))
 
 
 def questions(article: dict) -> list[dict]:
