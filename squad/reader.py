@@ -65,6 +65,10 @@ class Reader:
             raise ValueError(f"null threshold is {null_threshold}, expected a finite number")
         if max_answer_tokens < 1:
             raise ValueError(f"max answer tokens is {max_answer_tokens}, expected at least 1")
+        if dev_answerable is not None and not 0 < dev_answerable < 1:
+            raise ValueError(f"dev answerable is {dev_answerable}, expected a share above 0 and below 1")
+        if null_scale is not None and not 0 < null_scale < math.inf:
+            raise ValueError(f"null scale is {null_scale}, expected a number above 0")
         self.model = model.to(device).eval()
         self.tokenizer = tokenizer
         self.null_threshold, self.temperature = null_threshold, temperature

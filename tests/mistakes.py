@@ -274,6 +274,8 @@ CASES = {
     "settings not JSON": (text("adapter/qa.json", "{"), ASK),
     "settings not numbers": (settings("adapter/qa.json", max_length="many"), ASK),
     "settings not finite": (settings("adapter/qa.json", null_threshold=float("nan")), ASK),
+    "settings with a share that is none": (settings("adapter/qa.json", dev_answerable=1.0, null_scale=2.0), ASK),
+    "settings with a scale of 0": (settings("adapter/qa.json", dev_answerable=0.5, null_scale=0), ASK),
     "evaluating with settings that are none": (text("run/adapter/qa.json", "[]"), ["--evaluate", "run"]),
     "a rank beyond the layers": (nothing, ["--lora-rank", str(10**9)]),
     "checkpoints every 0 steps": (nothing, ["--checkpoint-every", "0"]),

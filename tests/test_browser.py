@@ -92,6 +92,20 @@ def test_an_unanswerable_question_is_told(page):
     picture(page, "page-no-answer.png")
 
 
+def test_the_slider_asks_again_for_another_share_of_answerable_questions(page):
+    assert ask(page, "When was the Eiffel Tower built?", VIN) == "The text does not say."
+    slider = page.find_element(By.ID, "share")
+    usual = slider.get_attribute("value")
+    assert "have an answer in their text" in text_of(page, "meaning")
+    slider.send_keys(Keys.END)
+    WebDriverWait(page, 30).until(lambda _: text_of(page, "answer") != "The text does not say.")
+    assert marks(page) == [text_of(page, "answer")]
+    assert "100.0%" in text_of(page, "meaning")
+    slider.send_keys(Keys.HOME)
+    WebDriverWait(page, 30).until(lambda _: text_of(page, "answer") == "The text does not say.")
+    assert float(slider.get_attribute("value")) < float(usual)
+
+
 def test_a_candidate_can_be_chosen_with_the_keyboard(page):
     ask(page, "Who took Vin into his crew?", VIN)
     candidates = page.find_elements(By.CSS_SELECTOR, "#candidates button")
