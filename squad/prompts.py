@@ -5,8 +5,10 @@
 The answer and its eos are all that the loss sees. What is too long loses context, never question or answer.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +33,18 @@ class Prompts:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """(E,) tokens of each."""
+        return np.array([len(ids) for ids in self.ids])
+
+    def fingerprint(self) -> str:
+        """A sha256 of all tokens and of which of them are answers."""
+        digest = hashlib.sha256(self.lengths.tobytes() + self.answer_tokens.tobytes())
+        for ids in self.ids:
+            digest.update(ids.tobytes())
+        return digest.hexdigest()
 
 
 class PromptBatch(NamedTuple):
@@ -79,6 +93,14 @@ def make_prompts(
         rows.append(np.array([*context.ids[begin:end], *question, *answer], np.int64))
         lengths.append(len(answer))
     return Prompts(rows, np.array(lengths, np.int64))
+
+
+def text_chunks(texts: Sequence[str], tokenizer: Tokenizer, max_length: int, eos_id: int) -> Prompts:
+    """Texts, an eos after each, in pieces of `max_length` tokens, the last one shorter: to learn writing, every token
+    counts as an answer's."""
+    stream = np.array([id for ids in _ids(tokenizer, list(texts)) for id in (*ids, eos_id)], np.int64)
+    pieces = [stream[at : at + max_length] for at in range(0, len(stream) - 1, max_length)]
+    return Prompts(pieces, np.array([len(piece) for piece in pieces], np.int64))
 
 
 def kept_context(tokens: int, room: int, answer: tuple[int, int] | None) -> tuple[int, int]:

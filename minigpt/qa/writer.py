@@ -1,0 +1,101 @@
+"""Writer: from a run of train_gpt.py to answers in the model's own words."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+import lora
+import minigpt
+import squad
+from minihub import load_tokenizer, read_object
+from minirun import autocast, choose_device, choose_precision, store_frozen_as
+from squad.prompts import Prompts, collate_prompts, make_prompts
+
+ROWS = 16  # prompts answered together
+
+
+@torch.no_grad()
+def write_answers(
+    model: minigpt.GPT2LMHead,
+    tokenizer: Tokenizer,
+    asked: Prompts,
+    max_answer_tokens: int,
+    silence: str = "",
+    progress: Callable[[Iterable], Iterable] = iter,
+    **decoding,
+) -> list[str]:
+    """What the model writes behind each prompt, white space around it removed; `silence` becomes "".
+
+    The caller puts the model in eval mode and enables autocast if wanted. decoding: as for `minigpt.generate`.
+    """
+    eos_id, device = model.config.eos_token_id, next(model.parameters()).device
+    order = np.argsort(asked.lengths, kind="stable")
+    answers = [""] * len(asked)
+    for at in progress(range(0, len(order), ROWS)):
+        rows = order[at : at + ROWS]
+        input_ids, mask, _ = (t.to(device) for t in collate_prompts(asked, rows, eos_id, left=True))
+        written = minigpt.generate(model, input_ids, mask, max_answer_tokens, eos_id=eos_id, pad_id=eos_id, **decoding)
+        for row, text in zip(rows, tokenizer.decode_batch(written.tolist()), strict=True):
+            answers[row] = "" if text.strip() == silence else text.strip()
+    return answers
+
+
+class Writer:
+    """writer("Who is Vin?", "Vin is a Mistborn.") -> "a Mistborn", or "" when the text does not say.
+
+    Args:
+        model, tokenizer: a GPT-2 trained on the prompts of squad.prompts.
+        max_length, max_answer_tokens, silence: as in training; a longer text loses its end.
+        device, precision: where to compute, and the dtype of the matrix products.
+    """
+
+    def __init__(
+        self,
+        model: minigpt.GPT2LMHead,
+        tokenizer: Tokenizer,
+        max_length: int,
+        max_answer_tokens: int,
+        silence: str = "",
+        device: torch.device | str = "cpu",
+        precision: torch.dtype = torch.float32,
+    ):
+        self.model, self.tokenizer = model.to(device).eval(), tokenizer
+        self.max_length, self.max_answer_tokens, self.silence = max_length, max_answer_tokens, silence
+        self.device, self.precision = torch.device(device), precision
+
+    def __call__(self, question: str, context: str, **decoding) -> str:
+        """One answer. decoding: temperature, top_k, top_p and generator, see `minigpt.generate`; greedy without.
+
+        Raises DataError when the question leaves no room for the context.
+        """
+        example = squad.Example("the question", question, context, (), True, "")
+        room, eos_id = self.max_answer_tokens, self.model.config.eos_token_id
+        asked = make_prompts([example], self.tokenizer, self.max_length, eos_id, answer_room=room)
+        with autocast(self.device, self.precision):
+            (text,) = write_answers(self.model, self.tokenizer, asked, room, self.silence, **decoding)
+        return text
+
+
+def load_writer(run: str | Path, device: str = "auto", precision: str = "auto") -> Writer:
+    """A writer for a run of train_gpt.py. device, precision: as that script's options.
+
+    Raises ValueError or OSError that says what is wrong with the run.
+    """
+    run = Path(run)
+    config = read_object(run / "config.json")
+    if (run / "adapter").is_dir():
+        base, revision, _ = lora.base_of(run / "adapter")
+        model = minigpt.load_pretrained(base, revision or None)
+        lora.load_adapter(model, run / "adapter", minigpt.checkpoint_names(model.config))
+        lora.remove_lora(model)
+        tokenizer = load_tokenizer(base, revision or None)
+    else:
+        model, tokenizer = minigpt.load_pretrained(run / "model"), load_tokenizer(run / "model")
+    place = choose_device(device)
+    dtype = choose_precision(precision, place)
+    store_frozen_as(dtype, model.requires_grad_(False))
+    sizes = {name: config[name] for name in ("max_length", "max_answer_tokens", "silence")}
+    return Writer(model, tokenizer, **sizes, device=place, precision=dtype)

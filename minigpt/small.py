@@ -1,0 +1,30 @@
+"""A small GPT-2 with random weights and a tokenizer of its own, for places where no pretrained one can be had."""
+
+from collections.abc import Iterable
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from minigpt.config import GPT2Config
+
+EOS = "<|endoftext|>"
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int = 8192) -> Tokenizer:
+    """A byte-level BPE tokenizer, as GPT-2's (Radford et al. 2019, section 2.2), trained on these texts."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()  # every byte, so that any text can be written
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, initial_alphabet=alphabet, special_tokens=[EOS], show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def small_config(tokenizer: Tokenizer, n_positions: int) -> GPT2Config:
+    """Four layers of width 256 for this tokenizer: about 5 million parameters at 8,192 tokens."""
+    return GPT2Config(
+        vocab_size=tokenizer.get_vocab_size(), n_positions=n_positions, n_embd=256, n_layer=4, n_head=4,
+        eos_token_id=tokenizer.token_to_id(EOS),
+    )  # fmt: skip

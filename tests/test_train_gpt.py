@@ -1,0 +1,166 @@
+"""train_gpt.py end to end: a small GPT-2 learns to write, then to answer; resuming, evaluating, asking."""
+
+import dataclasses
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from helpers import ROOT, read, read_log
+
+import minigpt
+import minirun
+import squad
+import train_gpt
+from minigpt.qa import load_writer
+from minigpt.qa.__main__ import main as ask
+from minihub import load_tokenizer
+
+
+def flags(tiny, output, *more):
+    file = str(tiny / "squad.json")
+    sizes = ("--max-length", "140", "--max-answer-tokens", "8", "--batch-size", "4", "--log-every", "1")
+    return ["--train", file, "--dev", file, "--output", str(output), *sizes, "--precision", "fp32", *more]
+
+
+@pytest.fixture(scope="module")
+def text(tiny, tmp_path_factory):
+    """A run that learned the text of the contexts, in a tiny shape."""
+    folder = tmp_path_factory.mktemp("text") / "run"
+    small = minigpt.GPT2Config(n_positions=140, n_embd=24, n_layer=2, n_head=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_gpt, "train_tokenizer", lambda texts: minigpt.small.train_tokenizer(texts, 290))
+        patch.setattr(train_gpt, "small_config", lambda tokenizer, _: dataclasses.replace(
+            small, vocab_size=tokenizer.get_vocab_size(), eos_token_id=0))  # fmt: skip
+        more = ("--learn", "text", "--epochs", "30", "--learning-rate", "0.01")
+        assert train_gpt.main(flags(tiny, folder, *more)) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def answers(tiny, text, tmp_path_factory):
+    """A run that learned to answer, from `text`."""
+    folder = tmp_path_factory.mktemp("answers") / "run"
+    more = ("--model", str(text / "model"), "--epochs", "40", "--learning-rate", "0.01", "--lora-targets", "all")
+    assert train_gpt.main(flags(tiny, folder, *more)) == 0
+    return folder
+
+
+def losses(folder):
+    return [line["loss"] for line in read_log(folder) if "loss" in line]
+
+
+def test_a_small_model_learns_the_text_and_is_an_ordinary_checkpoint(text):
+    found = losses(text)
+    assert found[-1] < found[0] / 2
+    model = minigpt.load_pretrained(text / "model")
+    tokenizer = load_tokenizer(text / "model")
+    assert tokenizer.decode(tokenizer.encode("who is vin\u06d4").ids) == "who is vin\u06d4"  # any text can be written
+    assert model.config.vocab_size == tokenizer.get_vocab_size()
+    assert read(text / "predictions.json") == {}
+
+
+def test_it_learns_to_answer_and_figures_are_of_what_was_written(answers, tiny):
+    found = losses(answers)
+    assert found[-1] < 0.7 * found[0]  # with frozen, tied embeddings it cannot become very sure
+    examples, written = squad.read_examples(tiny / "squad.json"), read(answers / "predictions.json")
+    metrics = read(answers / "metrics.json")
+    expected = squad.official_metrics(examples, written)
+    assert {name: metrics[name] for name in expected} == expected
+    assert metrics["f1"] > metrics["always_empty"]["f1"]
+    assert set(written.values()) > {""}
+
+
+def test_the_writer_and_the_command_say_what_the_run_wrote(answers, tiny, capsys, tmp_path):
+    written, writer = read(answers / "predictions.json"), load_writer(answers, device="cpu", precision="fp32")
+    for example in squad.read_examples(tiny / "squad.json")[:6]:
+        assert writer(example.question, example.context) == written[example.id]
+    (tmp_path / "text.txt").write_text(example.context)
+    arguments = ["--model", str(answers), "--context", str(tmp_path / "text.txt"), "--question", example.question]
+    assert ask(arguments) == 0
+    assert capsys.readouterr().out.strip() == (written[example.id] or "the text does not say")
+    for decoding in (["--decoding", "top-k", "--k", "3"], ["--decoding", "top-p", "--p", "0.5"]):
+        assert ask([*arguments, *decoding]) == ask([*arguments, *decoding]) == 0
+        first, second = capsys.readouterr().out.splitlines()
+        assert first == second
+
+
+def test_evaluating_again_gives_the_same(answers, tiny):
+    assert train_gpt.main(["--evaluate", str(answers)]) == 0
+    again = answers / "evaluation"
+    assert read(again / "predictions.json") == read(answers / "predictions.json")
+    # The adapter was merged nowhere, but its base is read anew: equal up to rounding.
+    assert read(again / "metrics.json")["loss"] == pytest.approx(read(answers / "metrics.json")["loss"], rel=1e-5)
+
+
+def test_a_resumed_run_continues_as_if_it_had_not_stopped(text, tiny, tmp_path, monkeypatch):
+    more = ("--model", str(text / "model"), "--epochs", "2", "--checkpoint-every", "2")
+    assert train_gpt.main(flags(tiny, tmp_path / "whole", *more)) == 0
+    step, taken = train_gpt.training_step, []
+
+    def fails(*args):
+        taken.append(1)
+        if len(taken) == 6:
+            raise KeyboardInterrupt
+        return step(*args)
+
+    monkeypatch.setattr(train_gpt, "training_step", fails)
+    with pytest.raises(KeyboardInterrupt):
+        train_gpt.main(flags(tiny, tmp_path / "cut", *more))
+    monkeypatch.setattr(train_gpt, "training_step", step)
+    assert train_gpt.main(["--resume", str(tmp_path / "cut")]) == 0
+    for name in ("log.jsonl", "metrics.json", "predictions.json", "adapter/adapter_model.safetensors"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def make_run(text, tiny, tmp_path, *more):
+    arguments = flags(tiny, tmp_path / "run", "--model", str(text / "model"), *more)
+    options = minirun.parse_command(arguments, train_gpt.Options, "train_gpt.py", "").options.resolved()
+    run = train_gpt.prepare(options, None, torch.device("cpu"))
+    run.model.train()
+    return run
+
+
+def gradients(run, ids):
+    seen, optimizer = {}, minirun.make_optimizer(run.model, 0.0)
+    optimizer.register_step_pre_hook(
+        lambda *_: seen.update({n: p.grad.clone() for n, p in run.model.named_parameters() if p.grad is not None})
+    )
+    loss, norm = train_gpt.training_step(run, ids, optimizer, torch.amp.GradScaler("cpu", enabled=False), 1e-3)
+    return seen, (float(loss), float(norm))
+
+
+def test_accumulating_equals_one_pass_though_answers_differ_in_length(text, tiny, tmp_path):
+    ids = np.arange(7)
+    whole, result = gradients(make_run(text, tiny, tmp_path, "--batch-size", "7"), ids)
+    few = ("--batch-size", "2", "--gradient-accumulation-steps", "4")
+    parts, again = gradients(make_run(text, tiny, tmp_path, *few), ids)
+    assert result == pytest.approx(again, rel=1e-5)
+    assert whole.keys() == parts.keys()
+    for name in whole:
+        torch.testing.assert_close(whole[name], parts[name], rtol=1e-4, atol=1e-6)
+
+
+def test_silence_may_be_a_phrase(text, tiny, tmp_path):
+    run = make_run(text, tiny, tmp_path, "--silence", "unanswerable")
+    row = next(i for i, e in enumerate(run.examples) if not e.answers)
+    assert run.tokenizer.decode(run.dev.ids[row].tolist()).endswith("Answer: unanswerable")
+    assert (run.train.answer_tokens >= 2).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--max-length", "4"], "--max-length is 4, expected at least 8"),
+        (["--model", "no/such/model"], "no/such/model: no such folder"),
+        (["--resume", "nowhere"], "nowhere/config.json: cannot be read"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_status_2(arguments, message, tmp_path):
+    arguments = ["--output", str(tmp_path / "out"), *arguments]
+    done = subprocess.run([sys.executable, "train_gpt.py", *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("train_gpt.py: ") and message in line
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,331 @@
+"""Fine-tune GPT-2 with LoRA to write the answers to questions about a text: the sibling of train.py.
+
+    python train_gpt.py --lora-rank 8 --model openai-community/gpt2 --train squad_v2
+    python train_gpt.py --learn text --output runs/text      a small GPT-2 from nothing, where none can be downloaded:
+    python train_gpt.py --model runs/text/model              first it learns to write, then to answer
+    python train_gpt.py --evaluate runs/NAME                 score a trained run again, on --dev if given
+    python train_gpt.py --resume runs/NAME                   continue after an interruption
+
+Read it beside train.py: windows have become prompts, the span search has become writing.
+"""
+
+import dataclasses
+import functools
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+
+import lora
+import minigpt
+import minirun
+import squad
+from minigpt.qa import write_answers
+from minigpt.small import small_config, train_tokenizer
+from minihub import atomic_write, check_fit, load_tokenizer, write_json
+from minirun import option
+from squad.metrics import mean_scores
+from squad.prompts import Prompts, answer_loss, collate_prompts, make_prompts, text_chunks
+
+ADVICE = "lower --batch-size (raise --gradient-accumulation-steps to keep the step's size) or --max-length"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Every option: flags and --help are made from this, and a run keeps it in config.json.
+
+    A resumed run must not change those marked `fixed`: its checkpoint would no longer mean the same.
+    """
+
+    # data
+    learn: str = option("answers", "answers to questions, or first the text of the contexts, as a language model does",
+                        choices=("answers", "text"), fixed=True)  # fmt: skip
+    train: str = option("excerpt", "SQuAD file to train on; or excerpt, sample (both in data/), squad_v2 (official)")
+    dev: str = option("excerpt", "SQuAD file to evaluate on; or excerpt, squad_v2")
+    max_train_examples: int = option(0, "only the first N questions; 0: all", least=0, fixed=True)
+    max_dev_examples: int = option(0, "write answers to the first N dev questions only; 0: all", least=0)
+    # model
+    model: str = option("openai-community/gpt2", "a hub id or a folder; --learn text makes a small one of its own")
+    revision: str = option("", "hub commit or tag of the model")
+    dropout: float = option(0.0, "dropout inside GPT-2", least=0, below=1)
+    # LoRA
+    lora_rank: int = option(8, "r, the rank of the updates; 0 trains every weight instead", least=0, fixed=True)
+    lora_alpha: float = option(16.0, "the updates are scaled by alpha / r", above=0, fixed=True)
+    lora_dropout: float = option(0.0, "dropout on the inputs of the updates", least=0, below=1)
+    lora_targets: str = option("c_attn,mlp.c_proj", "all (linear layers), or names with commas", fixed=True)
+    # prompts
+    max_length: int = option(384, "tokens of a prompt with its answer; a longer context is cut", least=8, fixed=True)
+    silence: str = option("", "what is taught where the text has no answer; nothing: to end at once", fixed=True)
+    # optimisation
+    epochs: int = option(2, "passes over the training prompts", least=1)
+    batch_size: int = option(16, "prompts per forward pass", least=1, fixed=True)
+    gradient_accumulation_steps: int = option(1, "forward passes per optimizer step", least=1, fixed=True)
+    learning_rate: float = option(1e-3, "of AdamW after warm-up", above=0)
+    weight_decay: float = option(0.01, "of AdamW, on matrices only", least=0)
+    warmup: float = option(0.05, "share of the steps in which the rate rises; then it falls to 0", least=0, below=1)
+    max_grad_norm: float = option(1.0, "gradients are clipped to this norm", above=0)
+    # writing
+    max_answer_tokens: int = option(30, "longest answer written", least=1, most=10_000)
+    # the run
+    output: str = option("", "folder for everything the run writes; default: runs/<date-time>")
+    eval_every: int = option(0, "evaluate every N steps too, not only after each epoch", least=0)
+    track: str = option("none", "send log.jsonl's figures there too", choices=("none", "tensorboard", "wandb"))
+    log_every: int = option(100, "steps per line in log.jsonl", least=1)
+    checkpoint_every: str = option("10m", "write one every N steps, or Nm for minutes; evaluations and signals do too",
+                                   pattern="0*[1-9][0-9]{0,8}m?", expected="steps (500) or minutes (10m)")  # fmt: skip
+    keep: int = option(2, "checkpoints kept, the newest ones", least=1)
+    seed: int = option(0, "of all random choices; equal seeds, equal losses on a CPU", least=0, below=2**63, fixed=True)
+    device: str = option("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
+    precision: str = option("auto", "auto: bf16 where native, else fp32", choices=("auto", "fp32", "bf16", "fp16"))
+
+    def __post_init__(self):
+        minirun.check_values(self)
+
+    def resolved(self) -> "Options":
+        """The same with the defaults that depend on other options or on the time."""
+        rank = 0 if self.learn == "text" else self.lora_rank
+        output = self.output or time.strftime("runs/%Y%m%d-%H%M%S")
+        return dataclasses.replace(self, lora_rank=rank, output=output)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What stays the same from the first step to the last."""
+
+    options: Options
+    folder: Path
+    model: nn.Module
+    tokenizer: Tokenizer
+    train: Prompts | None  # None in an evaluation
+    dev: Prompts  # with answers, for the loss
+    asked: Prompts  # the same without, to write behind
+    examples: list[squad.Example]  # of dev
+    fingerprints: dict[str, str]  # of model and training data, which a checkpoint must match
+    device: torch.device
+    dtype: torch.dtype
+    processes: minirun.Processes
+
+    @property
+    def eos_id(self) -> int:
+        return self.model.config.eos_token_id
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse, prepare, train or evaluate; returns the exit status."""
+    command = minirun.parse_command(argv, Options, "train_gpt.py", __doc__.rsplit("\n\n", 1)[0])
+    options, evaluated = command.options.resolved(), command.evaluate
+    device = minirun.choose_device(options.device)
+    run = prepare(options, evaluated, device)
+    with minirun.claim_folder(run.folder, command.resume or bool(evaluated), run.processes):
+        if evaluated:
+            print(describe(evaluate(run)))
+            return 0
+        status = train_loop(run, command.resume)
+    if status:
+        print(f"stopped; continue with: python train_gpt.py --resume {run.folder}", file=sys.stderr)
+    else:
+        print(f"everything is in {run.folder}")
+    return status
+
+
+# ------------------------------------------------------------------------------------------ data and model
+def prepare(options: Options, evaluated: Path | None, device: torch.device) -> Run:
+    """Model, tokenizer and data, checked to fit one another. Nothing is written yet, so a mistake leaves no folder."""
+    minirun.check_tracker("none" if evaluated else options.track)
+    minirun.keep_freed_memory()
+    torch.manual_seed(options.seed)
+    examples, dev = (squad.read_examples(squad.find_data(getattr(options, s), s)) for s in ("train", "dev"))
+    examples = examples[: options.max_train_examples or None]
+    dev = dev[: options.max_dev_examples or None]
+    model, tokenizer = load(options, evaluated, examples)
+    dtype = minirun.choose_precision(options.precision, device)
+    check_fit(tokenizer, model.config.vocab_size, model.config.n_positions, options.max_length)
+    prompts = functools.partial(prompts_of, options, tokenizer, eos_id=model.config.eos_token_id)
+    train, fingerprints = None, {}
+    if not evaluated:
+        train = prompts(examples)
+        # Taken before frozen weights are rounded, so that a run can be resumed in another precision.
+        fingerprints = {"model": minirun.fingerprint(model, str(model.config.with_dropout(0.0)))}
+        fingerprints["data"] = train.fingerprint()
+    minirun.store_frozen_as(dtype, model.to(device))
+    asked = make_prompts(dev, tokenizer, options.max_length, model.config.eos_token_id, options.max_answer_tokens)
+    data, place = (train, prompts(dev), asked, dev), (device, dtype, minirun.Processes())
+    return Run(options, Path(options.output), model, tokenizer, *data, fingerprints, *place)
+
+
+def load(options: Options, evaluated: Path | None, examples: Sequence[squad.Example]) -> tuple[nn.Module, Tokenizer]:
+    """The model to train, with adapters unless the rank is 0; the one that a run saved; or a small one from nothing."""
+    if options.learn == "text" and not evaluated:
+        tokenizer = train_tokenizer(list(dict.fromkeys(example.context for example in examples)))
+        config = small_config(tokenizer, options.max_length).with_dropout(options.dropout)
+        return minigpt.GPT2LMHead(config), tokenizer
+    if evaluated and not options.lora_rank:
+        return minigpt.load_pretrained(evaluated / "model"), load_tokenizer(evaluated / "model")
+    model = minigpt.load_pretrained(options.model, options.revision or None, options.dropout)
+    if evaluated:
+        lora.load_adapter(model, evaluated / "adapter", minigpt.checkpoint_names(model.config))
+    elif options.lora_rank:
+        lora.add_lora(model, options.lora_rank, options.lora_alpha, options.lora_dropout, options.lora_targets)
+    return model, load_tokenizer(options.model, options.revision or None)
+
+
+def prompts_of(options: Options, tokenizer: Tokenizer, examples: Sequence[squad.Example], eos_id: int) -> Prompts:
+    """What is trained on: questions with their answers, or the text of their contexts."""
+    if options.learn == "text":
+        return text_chunks(list(dict.fromkeys(e.context for e in examples)), tokenizer, options.max_length, eos_id)
+    return make_prompts(examples, tokenizer, options.max_length, eos_id, silence=options.silence)
+
+
+def startup_table(run: Run) -> str:
+    """What is about to happen, before it takes any time."""
+    options, (trained, total) = run.options, minirun.parameter_counts(run.model)
+    what = f"LoRA rank {options.lora_rank} on {options.lora_targets}" if options.lora_rank else "everything"
+    rows = {
+        "model": f"{'a small one' if options.learn == 'text' else options.model}, {total:,} parameters",
+        "trains": f"{trained:,} ({trained / total:.2%}): {what}",
+        "learns": f"{options.learn}: {len(run.train):,} prompts, {int(run.train.answer_tokens.sum()):,} tokens of them",
+        "dev": f"{len(run.dev):,} prompts",
+        "compute": f"{run.device}, {str(run.dtype)[6:]}, {torch.get_num_threads()} threads",
+        "output": str(run.folder),
+    }
+    return "\n".join(f"{name:>8}  {value}" for name, value in rows.items())
+
+
+# ------------------------------------------------------------------------------------------------ training
+def train_loop(run: Run, resume: bool) -> int:
+    """All steps, evaluations and checkpoints; returns the exit status, 0 or that of the signal that stopped it."""
+    options, lengths = run.options, run.train.lengths
+    step_size = options.batch_size * options.gradient_accumulation_steps
+    batches = functools.cache(lambda epoch: squad.training_batches(lengths, step_size, options.seed, epoch))
+    optimizer = minirun.make_optimizer(run.model, options.weight_decay)
+    scaler = torch.amp.GradScaler(run.device.type, enabled=run.dtype == torch.float16)
+    record = minirun.Record(
+        run.folder, run.model, optimizer, scaler, run.processes, dataclasses.asdict(options), run.fingerprints, resume,
+        steps_per_epoch=len(batches(0)), windows_per_epoch=len(run.train),
+        sync_every=1 if run.device.type == "cpu" or scaler.is_enabled() else 10,
+        describe=lambda ids: "the prompts " + ", ".join(map(str, ids)),
+    )  # fmt: skip
+    print(startup_table(run))
+    run.model.train()
+    with record, minirun.catch_stop_signals() as stop:
+        if record.evaluation_is_due:
+            evaluate_and_save(run, record)
+        for step in range(record.at.step, record.total_steps):
+            epoch, number = divmod(step, record.steps_per_epoch)
+            lr = options.learning_rate * minirun.schedule(step - record.at.skipped, record.total_steps, options.warmup)
+            torch.manual_seed(minirun.step_seed(options.seed, step, 0))
+            ids = batches(epoch)[number]
+            loss, grad_norm = training_step(run, ids, optimizer, scaler, lr)
+
+            record.add_step(minirun.Step(step + 1, ids, lr, loss, grad_norm))
+            if record.is_behind:
+                continue
+            if record.evaluation_is_due:
+                evaluate_and_save(run, record)
+            if record.checkpoint_is_due:
+                record.checkpoint()
+            if stop.is_made(run.processes, run.device):
+                record.checkpoint()
+                break
+    return 0 if record.is_finished else stop.exit_status
+
+
+def training_step(run: Run, ids: np.ndarray, optimizer, scaler, lr: float):
+    """One optimizer step on these prompts; returns the loss per answer token, and the gradient's norm unclipped."""
+    options, loss = run.options, torch.zeros((), device=run.device)
+    total = int(run.train.answer_tokens[ids].sum())
+    for at in range(0, len(ids), options.batch_size):
+        rows = ids[at : at + options.batch_size]
+        batch = collate_prompts(run.train, rows, run.eos_id)
+        with minirun.explain_out_of_memory(f"a batch of {len(rows)} prompts", ADVICE):
+            pass_loss = loss_of(run, batch) * (int(run.train.answer_tokens[rows].sum()) / total)
+            scaler.scale(pass_loss).backward()
+        loss += pass_loss.detach()
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["times"]
+    scaler.unscale_(optimizer)  # clipping must see the true gradients, once per step
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    grad_norm = nn.utils.clip_grad_norm_(trained, options.max_grad_norm)
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+    return loss, grad_norm
+
+
+def loss_of(run: Run, batch) -> torch.Tensor:
+    """The mean loss of a batch's answer tokens."""
+    input_ids, attention_mask, labels = (tensor.to(run.device) for tensor in batch)
+    with minirun.autocast(run.device, run.dtype):
+        logits = run.model(input_ids, attention_mask)
+    return answer_loss(logits, labels)
+
+
+# ------------------------------------------------------------------------------------ evaluation and saving
+@torch.no_grad()
+def evaluate(run: Run) -> dict:
+    """The loss on dev and, of answers, EM and F1 of what the model writes; written to the run's folder."""
+    run.model.eval()
+    order = np.argsort(run.dev.lengths, kind="stable")
+    batches = [order[at : at + 16] for at in range(0, len(order), 16)]
+    tokens = [int(run.dev.answer_tokens[rows].sum()) for rows in batches]
+    bar = minirun.progress_bar("loss on dev")
+    losses = [float(loss_of(run, collate_prompts(run.dev, rows, run.eos_id))) for rows in bar(batches)]
+    metrics = {"loss": float(np.average(losses, weights=tokens)), "exact": 0.0, "f1": 0.0}
+    answers = {}
+    if run.options.learn == "answers":
+        settings = run.options.max_answer_tokens, run.options.silence, minirun.progress_bar("answer dev")
+        with minirun.autocast(run.device, run.dtype):
+            written = write_answers(run.model, run.tokenizer, run.asked, *settings)
+        answers = {example.id: text for example, text in zip(run.examples, written, strict=True)}
+        metrics |= mean_scores(run.examples, *squad.question_scores(run.examples, answers))
+        silent = squad.question_scores(run.examples, dict.fromkeys(answers, ""))
+        metrics["always_empty"] = mean_scores(run.examples, *silent)
+    run.model.train()
+    with atomic_write(run.folder) as part:
+        write_json(part / "config.json", dataclasses.asdict(run.options))
+        write_json(part / "metrics.json", metrics)
+        write_json(part / "predictions.json", answers)
+    return metrics
+
+
+def describe(metrics: dict) -> str:
+    """The figures of an evaluation in a line or two."""
+    lines = [f"loss per token {metrics['loss']:.3f}"]
+    if "always_empty" in metrics:
+        parts = [f"{k} F1 {metrics[f'{k}_f1']:.2f}" for k in ("HasAns", "NoAns") if f"{k}_f1" in metrics]
+        lines.append(f"EM {metrics['exact']:.2f}, F1 {metrics['f1']:.2f}, {', '.join(parts)}")
+        lines.append(f'always "" (baseline) F1 {metrics["always_empty"]["f1"]:.2f}')
+    return "; ".join(lines)
+
+
+def evaluate_and_save(run: Run, record: minirun.Record) -> None:
+    """Evaluate, and keep what was trained with what it takes to use it."""
+    record.checkpoint()  # an evaluation may take long: now the steps before it are safe
+    metrics = evaluate(run)
+    save(run)
+    record.bar.write(describe(metrics))
+    record.add_evaluation(metrics["exact"], metrics["f1"], metrics["loss"])
+    record.checkpoint()
+
+
+def save(run: Run) -> None:
+    """Write the adapter, or the model with its tokenizer."""
+    options = run.options
+    with atomic_write(run.folder / ("adapter" if options.lora_rank else "model")) as part:
+        if options.lora_rank:
+            names = minigpt.checkpoint_names(run.model.config)
+            base = str(Path(options.model).resolve()) if Path(options.model).is_dir() else options.model
+            lora.save_adapter(run.model, part, names, "CAUSAL_LM", base, options.revision, fan_in_fan_out=True)
+        else:
+            minigpt.save_pretrained(run.model, part)
+            run.tokenizer.save(str(part / "tokenizer.json"))
+
+
+if __name__ == "__main__":
+    minirun.run_command(main)
