@@ -47,7 +47,7 @@ def installed(wheel, tmp_path_factory, has_minilm):
 def test_the_wheel_holds_our_packages_with_their_data_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     top = {name.split("/")[0] for name in names if ".dist-info/" not in name}
-    assert top == {"minihub", "minirun", "minibert", "lora", "squad"}
+    assert top == {"minihub", "minirun", "minibert", "minigpt", "lora", "squad"}
     data = {name for name in names if not name.endswith(".py") and ".dist-info/" not in name}
     adapter = ("README.md", "adapter_config.json", "adapter_model.safetensors", "qa.json")
     assert data == {"minibert/qa/page.html", "squad/report/report.html", *(f"minibert/qa/adapter/{n}" for n in adapter)}
