@@ -27,6 +27,7 @@ import minigpt
 import minirun
 import squad
 from minigpt.qa import write_answers
+from minigpt.qa.writer import ROWS
 from minigpt.small import small_config, train_tokenizer
 from minihub import atomic_write, check_fit, load_tokenizer, write_json
 from minirun import option
@@ -272,7 +273,7 @@ def evaluate(run: Run) -> dict:
     """The loss on dev and, of answers, EM and F1 of what the model writes; written to the run's folder."""
     run.model.eval()
     order = np.argsort(run.dev.lengths, kind="stable")
-    batches = [order[at : at + 16] for at in range(0, len(order), 16)]
+    batches = [order[at : at + ROWS] for at in range(0, len(order), ROWS)]
     tokens = [int(run.dev.answer_tokens[rows].sum()) for rows in batches]
     bar = minirun.progress_bar("loss on dev")
     losses = [float(loss_of(run, collate_prompts(run.dev, rows, run.eos_id))) for rows in bar(batches)]
