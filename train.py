@@ -38,11 +38,8 @@ LORA_TARGETS = {"attention": "query,value"}  # what the LoRA paper adapts
 
 
 @dataclass(frozen=True)
-class Options:
-    """Every option: flags and --help are made from this, and a run keeps it in config.json.
-
-    A resumed run must not change those marked `fixed`: its checkpoint would no longer mean the same.
-    """
+class Options(minirun.RunOptions):
+    """Every option but those about the run itself: flags and --help are made from both, config.json keeps them."""
 
     # data
     train: str = option("excerpt", "SQuAD file to train on; or excerpt, sample (both in data/), squad_v2 (official)")
@@ -79,21 +76,8 @@ class Options:
     scoring: str = option("official", "how answers are compared", choices=("official", "multilingual"))
     language: str = option("", "ISO code of the answers' language, for multilingual scoring",
                            pattern="([a-z]{2,3})?", expected="an ISO code such as ur, or none")  # fmt: skip
-    # the run
-    output: str = option("", "folder for everything the run writes; default: runs/<date-time>")
-    eval_every: int = option(0, "evaluate every N steps too, not only after each epoch", least=0)
-    track: str = option("none", "send log.jsonl's figures there too", choices=("none", "tensorboard", "wandb"))
-    log_every: int = option(100, "steps per line in log.jsonl", least=1)
-    checkpoint_every: str = option("10m", "write one every N steps, or Nm for minutes; evaluations and signals do too",
-                                   pattern="0*[1-9][0-9]{0,8}m?", expected="steps (500) or minutes (10m)")  # fmt: skip
-    keep: int = option(2, "checkpoints kept, the newest ones", least=1)
-    seed: int = option(0, "of all random choices; equal seeds, equal losses on a CPU", least=0, below=2**63, fixed=True)
-    device: str = option("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
-    precision: str = option("auto", "auto: bf16 where native, else fp32", choices=("auto", "fp32", "bf16", "fp16"))
+    # speed
     compile: bool = option(False, "torch.compile the model: a minute or two before the first step; for GPUs")
-
-    def __post_init__(self):
-        minirun.check_values(self)
 
     def resolved(self) -> "Options":
         """The same with the defaults that depend on other options or on the time."""
@@ -324,7 +308,7 @@ def evaluate_and_save(run: Run, record: minirun.Record) -> None:
     if metrics:
         save(run, metrics)
         figures = squad.headline(metrics)
-        record.add_evaluation(figures["exact"], figures["f1"], metrics["loss"])
+        record.add_evaluation(metrics["loss"], figures["exact"], figures["f1"])
     record.checkpoint()
 
 

@@ -26,23 +26,21 @@ import lora
 import minigpt
 import minirun
 import squad
-from minigpt.qa import write_answers
+from minigpt.qa import load_trained, write_answers
 from minigpt.qa.writer import ROWS
-from minigpt.small import small_config, train_tokenizer
+from minigpt.small import small_model
 from minihub import atomic_write, check_fit, load_tokenizer, write_json
 from minirun import option
-from squad.metrics import mean_scores
+from squad.dataset import load_examples
 from squad.prompts import Prompts, answer_loss, collate_prompts, make_prompts, text_chunks
+from squad.words import describe_written
 
 ADVICE = "lower --batch-size (raise --gradient-accumulation-steps to keep the step's size) or --max-length"
 
 
 @dataclass(frozen=True)
-class Options:
-    """Every option: flags and --help are made from this, and a run keeps it in config.json.
-
-    A resumed run must not change those marked `fixed`: its checkpoint would no longer mean the same.
-    """
+class Options(minirun.RunOptions):
+    """Every option but those about the run itself: flags and --help are made from both, config.json keeps them."""
 
     # data
     learn: str = option("answers", "answers to questions, or first the text of the contexts, as a language model does",
@@ -50,6 +48,7 @@ class Options:
     train: str = option("excerpt", "SQuAD file to train on; or excerpt, sample (both in data/), squad_v2 (official)")
     dev: str = option("excerpt", "SQuAD file to evaluate on; or excerpt, squad_v2")
     max_train_examples: int = option(0, "only the first N questions; 0: all", least=0, fixed=True)
+    answerable_only: bool = option(False, "leave out unanswerable questions, of train and dev", fixed=True)
     max_dev_examples: int = option(0, "write answers to the first N dev questions only; 0: all", least=0)
     # model
     model: str = option("openai-community/gpt2", "a hub id or a folder; --learn text makes a small one of its own")
@@ -73,20 +72,6 @@ class Options:
     max_grad_norm: float = option(1.0, "gradients are clipped to this norm", above=0)
     # writing
     max_answer_tokens: int = option(30, "longest answer written", least=1, most=10_000)
-    # the run
-    output: str = option("", "folder for everything the run writes; default: runs/<date-time>")
-    eval_every: int = option(0, "evaluate every N steps too, not only after each epoch", least=0)
-    track: str = option("none", "send log.jsonl's figures there too", choices=("none", "tensorboard", "wandb"))
-    log_every: int = option(100, "steps per line in log.jsonl", least=1)
-    checkpoint_every: str = option("10m", "write one every N steps, or Nm for minutes; evaluations and signals do too",
-                                   pattern="0*[1-9][0-9]{0,8}m?", expected="steps (500) or minutes (10m)")  # fmt: skip
-    keep: int = option(2, "checkpoints kept, the newest ones", least=1)
-    seed: int = option(0, "of all random choices; equal seeds, equal losses on a CPU", least=0, below=2**63, fixed=True)
-    device: str = option("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
-    precision: str = option("auto", "auto: bf16 where native, else fp32", choices=("auto", "fp32", "bf16", "fp16"))
-
-    def __post_init__(self):
-        minirun.check_values(self)
 
     def resolved(self) -> "Options":
         """The same with the defaults that depend on other options or on the time."""
@@ -125,7 +110,7 @@ def main(argv: list[str] | None = None) -> int:
     run = prepare(options, evaluated, device)
     with minirun.claim_folder(run.folder, command.resume or bool(evaluated), run.processes):
         if evaluated:
-            print(describe(evaluate(run)))
+            print(describe_written(evaluate(run)))
             return 0
         status = train_loop(run, command.resume)
     if status:
@@ -141,19 +126,16 @@ def prepare(options: Options, evaluated: Path | None, device: torch.device) -> R
     minirun.check_tracker("none" if evaluated else options.track)
     minirun.keep_freed_memory()
     torch.manual_seed(options.seed)
-    examples, dev = (squad.read_examples(squad.find_data(getattr(options, s), s)) for s in ("train", "dev"))
-    examples = examples[: options.max_train_examples or None]
-    dev = dev[: options.max_dev_examples or None]
+    limits = {"train": options.max_train_examples, "dev": options.max_dev_examples}
+    paths = {split: squad.find_data(getattr(options, split), split) for split in limits}
+    examples, dev = (load_examples(paths[s], limits[s], options.answerable_only)[0] for s in limits)
     model, tokenizer = load(options, evaluated, examples)
     dtype = minirun.choose_precision(options.precision, device)
     check_fit(tokenizer, model.config.vocab_size, model.config.n_positions, options.max_length)
     prompts = functools.partial(prompts_of, options, tokenizer, eos_id=model.config.eos_token_id)
-    train, fingerprints = None, {}
-    if not evaluated:
-        train = prompts(examples)
-        # Taken before frozen weights are rounded, so that a run can be resumed in another precision.
-        fingerprints = {"model": minirun.fingerprint(model, str(model.config.with_dropout(0.0)))}
-        fingerprints["data"] = train.fingerprint()
+    train, identity = None if evaluated else prompts(examples), str(model.config.with_dropout(0.0))
+    # Taken before frozen weights are rounded, so that a run can be resumed in another precision.
+    fingerprints = {"model": minirun.fingerprint(model, identity), "data": train.fingerprint()} if train else {}
     minirun.store_frozen_as(dtype, model.to(device))
     asked = make_prompts(dev, tokenizer, options.max_length, model.config.eos_token_id, options.max_answer_tokens)
     data, place = (train, prompts(dev), asked, dev), (device, dtype, minirun.Processes())
@@ -162,16 +144,12 @@ def prepare(options: Options, evaluated: Path | None, device: torch.device) -> R
 
 def load(options: Options, evaluated: Path | None, examples: Sequence[squad.Example]) -> tuple[nn.Module, Tokenizer]:
     """The model to train, with adapters unless the rank is 0; the one that a run saved; or a small one from nothing."""
-    if options.learn == "text" and not evaluated:
-        tokenizer = train_tokenizer(list(dict.fromkeys(example.context for example in examples)))
-        config = small_config(tokenizer, options.max_length).with_dropout(options.dropout)
-        return minigpt.GPT2LMHead(config), tokenizer
-    if evaluated and not options.lora_rank:
-        return minigpt.load_pretrained(evaluated / "model"), load_tokenizer(evaluated / "model")
-    model = minigpt.load_pretrained(options.model, options.revision or None, options.dropout)
     if evaluated:
-        lora.load_adapter(model, evaluated / "adapter", minigpt.checkpoint_names(model.config))
-    elif options.lora_rank:
+        return load_trained(evaluated)
+    if options.learn == "text":
+        return small_model([e.context for e in examples], options.max_length, options.dropout)
+    model = minigpt.load_pretrained(options.model, options.revision or None, options.dropout)
+    if options.lora_rank:
         lora.add_lora(model, options.lora_rank, options.lora_alpha, options.lora_dropout, options.lora_targets)
     return model, load_tokenizer(options.model, options.revision or None)
 
@@ -179,7 +157,7 @@ def load(options: Options, evaluated: Path | None, examples: Sequence[squad.Exam
 def prompts_of(options: Options, tokenizer: Tokenizer, examples: Sequence[squad.Example], eos_id: int) -> Prompts:
     """What is trained on: questions with their answers, or the text of their contexts."""
     if options.learn == "text":
-        return text_chunks(list(dict.fromkeys(e.context for e in examples)), tokenizer, options.max_length, eos_id)
+        return text_chunks(examples, tokenizer, options.max_length, eos_id)
     return make_prompts(examples, tokenizer, options.max_length, eos_id, silence=options.silence)
 
 
@@ -277,16 +255,14 @@ def evaluate(run: Run) -> dict:
     tokens = [int(run.dev.answer_tokens[rows].sum()) for rows in batches]
     bar = minirun.progress_bar("loss on dev")
     losses = [float(loss_of(run, collate_prompts(run.dev, rows, run.eos_id))) for rows in bar(batches)]
-    metrics = {"loss": float(np.average(losses, weights=tokens)), "exact": 0.0, "f1": 0.0}
-    answers = {}
+    metrics, answers = {"loss": float(np.average(losses, weights=tokens))}, {}
     if run.options.learn == "answers":
         settings = run.options.max_answer_tokens, run.options.silence, minirun.progress_bar("answer dev")
         with minirun.autocast(run.device, run.dtype):
             written = write_answers(run.model, run.tokenizer, run.asked, *settings)
         answers = {example.id: text for example, text in zip(run.examples, written, strict=True)}
-        metrics |= mean_scores(run.examples, *squad.question_scores(run.examples, answers))
-        silent = squad.question_scores(run.examples, dict.fromkeys(answers, ""))
-        metrics["always_empty"] = mean_scores(run.examples, *silent)
+        metrics |= squad.official_metrics(run.examples, answers)
+        metrics["always_empty"] = squad.official_metrics(run.examples, dict.fromkeys(answers, ""))
     run.model.train()
     with atomic_write(run.folder) as part:
         write_json(part / "config.json", dataclasses.asdict(run.options))
@@ -295,23 +271,13 @@ def evaluate(run: Run) -> dict:
     return metrics
 
 
-def describe(metrics: dict) -> str:
-    """The figures of an evaluation in a line or two."""
-    lines = [f"loss per token {metrics['loss']:.3f}"]
-    if "always_empty" in metrics:
-        parts = [f"{k} F1 {metrics[f'{k}_f1']:.2f}" for k in ("HasAns", "NoAns") if f"{k}_f1" in metrics]
-        lines.append(f"EM {metrics['exact']:.2f}, F1 {metrics['f1']:.2f}, {', '.join(parts)}")
-        lines.append(f'always "" (baseline) F1 {metrics["always_empty"]["f1"]:.2f}')
-    return "; ".join(lines)
-
-
 def evaluate_and_save(run: Run, record: minirun.Record) -> None:
     """Evaluate, and keep what was trained with what it takes to use it."""
     record.checkpoint()  # an evaluation may take long: now the steps before it are safe
     metrics = evaluate(run)
     save(run)
-    record.bar.write(describe(metrics))
-    record.add_evaluation(metrics["exact"], metrics["f1"], metrics["loss"])
+    record.bar.write(describe_written(metrics))
+    record.add_evaluation(metrics["loss"], metrics.get("exact"), metrics.get("f1"))
     record.checkpoint()
 
 

@@ -1,15 +1,22 @@
 """A small GPT-2 with random weights and a tokenizer of its own, for places where no pretrained one can be had."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from minigpt.config import GPT2Config
+from minigpt.model import GPT2LMHead
 
 EOS = "<|endoftext|>"
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int = 8192) -> Tokenizer:
+def small_model(texts: Sequence[str], n_positions: int, dropout: float = 0.0) -> tuple[GPT2LMHead, Tokenizer]:
+    """A new model for `n_positions` tokens, and the tokenizer made for it from these texts."""
+    tokenizer = train_tokenizer(texts)
+    return GPT2LMHead(small_config(tokenizer, n_positions).with_dropout(dropout)), tokenizer
+
+
+def train_tokenizer(texts: Sequence[str], vocab_size: int = 8192) -> Tokenizer:
     """A byte-level BPE tokenizer, as GPT-2's (Radford et al. 2019, section 2.2), trained on these texts."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

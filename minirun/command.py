@@ -6,7 +6,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minihub import read_object
-from minirun.flags import Parser, add_flags, flag_name
+from minirun.flags import Parser, add_flags, check_values, flag_name, option
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The options about the run itself, which `Record` and the choice of device and precision need.
+
+    A training script's options are a dataclass on top of this one. A resumed run must not change those marked `fixed`:
+    its checkpoint would no longer mean the same.
+    """
+
+    output: str = option("", "folder for everything the run writes; default: runs/<date-time>")
+    eval_every: int = option(0, "evaluate every N steps too, not only after each epoch", least=0)
+    track: str = option("none", "send log.jsonl's figures there too", choices=("none", "tensorboard", "wandb"))
+    log_every: int = option(100, "steps per line in log.jsonl", least=1)
+    checkpoint_every: str = option("10m", "write one every N steps, or Nm for minutes; evaluations and signals do too",
+                                   pattern="0*[1-9][0-9]{0,8}m?", expected="steps (500) or minutes (10m)")  # fmt: skip
+    keep: int = option(2, "checkpoints kept, the newest ones", least=1)
+    seed: int = option(0, "of all random choices; equal seeds, equal losses on a CPU", least=0, below=2**63, fixed=True)
+    device: str = option("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
+    precision: str = option("auto", "auto: bf16 where native, else fp32", choices=("auto", "fp32", "bf16", "fp16"))
+
+    def __post_init__(self):
+        check_values(self)
 
 
 @dataclass(frozen=True)

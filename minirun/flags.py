@@ -59,10 +59,12 @@ def _check_range(flag: str, value: float, limits: typing.Mapping) -> None:
 def add_flags(parser: argparse.ArgumentParser, options: type) -> None:
     """Add one flag per field of the dataclass `options`; fields are bool, int, float or str and made with `option`.
 
-    A bool becomes --flag and --no-flag: argparse's `type=bool` would take the word "False" for true.
+    A bool becomes --flag and --no-flag: argparse's `type=bool` would take the word "False" for true. Inherited fields
+    come last.
     """
     types = typing.get_type_hints(options)
-    for field in dataclasses.fields(options):
+    own = options.__annotations__
+    for field in sorted(dataclasses.fields(options), key=lambda field: field.name not in own):
         kind = types[field.name]
         settings = {"default": field.default, "help": field.metadata["help"]}
         if kind is bool:

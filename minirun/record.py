@@ -134,19 +134,23 @@ class Record:
         if is_due or len(self.unread) == self.sync_every or self._ends_interval(step.number):
             self._read()
 
-    def add_evaluation(self, exact: float, f1: float, dev_loss: float) -> None:
-        """Log the figures of an evaluation after the last step, and print them."""
-        epoch = self.at.step / self.steps_per_epoch
+    def add_evaluation(self, dev_loss: float, exact: float | None = None, f1: float | None = None) -> None:
+        """Log the figures of an evaluation after the last step, and print them; the best is that of the highest F1.
+
+        Without exact and f1, as for a model that learns to write text, it is that of the lowest loss.
+        """
+        epoch, scored = self.at.step / self.steps_per_epoch, f1 is not None
         figures = {"step": self.at.step, "epoch": epoch, "exact": exact, "f1": f1, "dev_loss": dev_loss}
+        figures = {name: value for name, value in figures.items() if value is not None}
         self.at.evaluated = self.at.step
         self.at.evaluations.append(figures)
-        self.at.best = max(self.at.evaluations, key=lambda evaluation: evaluation["f1"])
+        self.at.best = max(self.at.evaluations, key=lambda found: found["f1"] if scored else -found["dev_loss"])
         self.log.write(**figures)
         self.log.restart_clock()
-        earlier = f"; the best so far was step {self.at.best['step']}, F1 {self.at.best['f1']:.2f}"
-        self.bar.write(
-            f"epoch {epoch:.2f}: dev EM {exact:.2f}, F1 {f1:.2f}" + earlier * (self.at.best["step"] < self.at.step)
-        )
+        best = f"F1 {self.at.best['f1']:.2f}" if scored else f"loss {self.at.best['dev_loss']:.3f}"
+        earlier = f"; the best so far was step {self.at.best['step']}, {best}"
+        now = f"EM {exact:.2f}, F1 {f1:.2f}" if scored else f"loss {dev_loss:.3f}"
+        self.bar.write(f"epoch {epoch:.2f}: dev {now}" + earlier * (self.at.best["step"] < self.at.step))
 
     def checkpoint(self) -> None:
         """Write a checkpoint of the run as it is after the last step."""

@@ -34,6 +34,24 @@ class Dataset:
         return text
 
 
+def load_examples(
+    path: str | Path,
+    limit: int = 0,
+    answerable_only: bool = False,
+    on_error: Callable[[DataError], None] | None = None,
+) -> tuple[list[Example], int]:
+    """The first `limit` questions of a SQuAD file (0: all), and how many without an answer were left out of it.
+
+    Args: limit, answerable_only: as for `load_dataset`; on_error: as for `read_examples`.
+    Raises DataError when no question is left.
+    """
+    every = read_examples(path, on_error)
+    examples = [example for example in every if example.answers] if answerable_only else every
+    if not examples:
+        raise DataError(f"{path}: holds no usable question" + " with an answer" * answerable_only)
+    return examples[: limit or None], len(every) - len(examples)
+
+
 def load_dataset(
     path: str | Path,
     tokenizer: Tokenizer,
@@ -56,12 +74,7 @@ def load_dataset(
     Raises DataError when no question is left.
     """
     bad: list[DataError] = []
-    every = read_examples(path, bad.append if skip_bad else None)
-    examples = [example for example in every if example.answers] if answerable_only else every
-    left_out = len(every) - len(examples)
-    examples = examples[:limit] if limit else examples
-    if not examples:
-        raise DataError(f"{path}: holds no usable question" + " with an answer" * answerable_only)
+    examples, left_out = load_examples(path, limit, answerable_only, bad.append if skip_bad else None)
     added = extend(examples)
     examples = examples + added
     if len(examples) < WORTH_CACHING:

@@ -95,10 +95,13 @@ def make_prompts(
     return Prompts(rows, np.array(lengths, np.int64))
 
 
-def text_chunks(texts: Sequence[str], tokenizer: Tokenizer, max_length: int, eos_id: int) -> Prompts:
-    """Texts, an eos after each, in pieces of `max_length` tokens, the last one shorter: to learn writing, every token
-    counts as an answer's."""
-    stream = np.array([id for ids in _ids(tokenizer, list(texts)) for id in (*ids, eos_id)], np.int64)
+def text_chunks(examples: Sequence[Example], tokenizer: Tokenizer, max_length: int, eos_id: int) -> Prompts:
+    """Each context once, an eos after it, in pieces of `max_length` tokens, the last one shorter.
+
+    To learn writing, every token counts as an answer's.
+    """
+    contexts = list(dict.fromkeys(example.context for example in examples))
+    stream = np.array([id for ids in _ids(tokenizer, contexts) for id in (*ids, eos_id)], np.int64)
     pieces = [stream[at : at + max_length] for at in range(0, len(stream) - 1, max_length)]
     return Prompts(pieces, np.array([len(piece) for piece in pieces], np.int64))
 

@@ -31,6 +31,16 @@ def in_words(metrics: Mapping) -> str:
     return f"{text}. F1 is {row['f1']:.1f}; never answering would score {silent:.1f}"
 
 
+def describe_written(metrics: Mapping) -> str:
+    """The figures of answers that were written, beside always ""; only the loss when none were."""
+    text = f"loss per token {metrics['loss']:.3f}"
+    if "always_empty" in metrics:
+        parts = [f", {k} F1 {metrics[f'{k}_f1']:.2f}" for k in ("HasAns", "NoAns") if f"{k}_f1" in metrics]
+        text += f"; EM {metrics['exact']:.2f}, F1 {metrics['f1']:.2f}{''.join(parts)}"
+        text += f'; always "" (baseline) F1 {metrics["always_empty"]["f1"]:.2f}'
+    return text
+
+
 def shown_answers(
     examples: Sequence[Example],
     answers: Mapping[str, str],

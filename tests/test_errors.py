@@ -14,7 +14,7 @@ from mistakes import ASK, CASES
 
 import train
 from minibert.qa.__main__ import main as ask
-from minirun import check_values
+from minirun.flags import check_values
 from train import Options
 
 TABLE = re.findall(r"^\| (.+?) \| (.+) \|$", (ROOT / "docs" / "errors.md").read_text(), re.MULTILINE)

@@ -10,11 +10,13 @@ import torch
 from helpers import ROOT, read, read_log
 
 import minigpt
+import minigpt.small
 import minirun
 import squad
 import train_gpt
 from minigpt.qa import load_writer
 from minigpt.qa.__main__ import main as ask
+from minigpt.small import train_tokenizer
 from minihub import load_tokenizer
 
 
@@ -30,8 +32,8 @@ def text(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("text") / "run"
     small = minigpt.GPT2Config(n_positions=140, n_embd=24, n_layer=2, n_head=3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_gpt, "train_tokenizer", lambda texts: minigpt.small.train_tokenizer(texts, 290))
-        patch.setattr(train_gpt, "small_config", lambda tokenizer, _: dataclasses.replace(
+        patch.setattr(minigpt.small, "train_tokenizer", lambda texts: train_tokenizer(texts, 290))
+        patch.setattr(minigpt.small, "small_config", lambda tokenizer, _: dataclasses.replace(
             small, vocab_size=tokenizer.get_vocab_size(), eos_token_id=0))  # fmt: skip
         more = ("--learn", "text", "--epochs", "30", "--learning-rate", "0.01")
         assert train_gpt.main(flags(tiny, folder, *more)) == 0

@@ -5,6 +5,6 @@ writer = load_writer("runs/NAME")
 writer("Who is Vin?", "Vin is a Mistborn.")
 """
 
-from minigpt.qa.writer import Writer, load_writer, write_answers
+from minigpt.qa.writer import Writer, load_trained, load_writer, write_answers
 
-__all__ = ["Writer", "load_writer", "write_answers"]
+__all__ = ["Writer", "load_trained", "load_writer", "write_answers"]

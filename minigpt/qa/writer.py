@@ -79,21 +79,28 @@ class Writer:
         return text
 
 
+def load_trained(run: str | Path) -> tuple[minigpt.GPT2LMHead, Tokenizer]:
+    """What a run of train_gpt.py saved: its base with the adapter in it, or the model with all its weights.
+
+    Raises ValueError or OSError that says what is wrong with the run.
+    """
+    adapter, whole = Path(run) / "adapter", Path(run) / "model"
+    if not adapter.is_dir():
+        return minigpt.load_pretrained(whole), load_tokenizer(whole)
+    base, revision, _ = lora.base_of(adapter)
+    model = minigpt.load_pretrained(base, revision or None)
+    lora.load_adapter(model, adapter, minigpt.checkpoint_names(model.config))
+    return model, load_tokenizer(base, revision or None)
+
+
 def load_writer(run: str | Path, device: str = "auto", precision: str = "auto") -> Writer:
     """A writer for a run of train_gpt.py. device, precision: as that script's options.
 
     Raises ValueError or OSError that says what is wrong with the run.
     """
-    run = Path(run)
-    config = read_object(run / "config.json")
-    if (run / "adapter").is_dir():
-        base, revision, _ = lora.base_of(run / "adapter")
-        model = minigpt.load_pretrained(base, revision or None)
-        lora.load_adapter(model, run / "adapter", minigpt.checkpoint_names(model.config))
-        lora.remove_lora(model)
-        tokenizer = load_tokenizer(base, revision or None)
-    else:
-        model, tokenizer = minigpt.load_pretrained(run / "model"), load_tokenizer(run / "model")
+    config = read_object(Path(run) / "config.json")
+    model, tokenizer = load_trained(run)
+    lora.remove_lora(model)
     place = choose_device(device)
     dtype = choose_precision(precision, place)
     store_frozen_as(dtype, model.requires_grad_(False))
