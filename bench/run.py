@@ -21,6 +21,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from bench import answers, others
+from bench.generation import generation
 from bench.machine import describe, matrix_peak
 from bench.sides import Setup, config_of, load_windows, prepare, random_bert_base, training_flops
 from bench.table import markdown, row, write
@@ -87,6 +88,7 @@ def parts(device: str) -> dict:
         "tokenise": lambda options: others.tokenise(options.uqa),
         "decode": lambda options: others.decode(),
         "start": lambda options: others.start(),
+        "generation": lambda options: generation(options.quick),
         "growth": lambda options: [] if options.quick else others.growth(),
     }
 

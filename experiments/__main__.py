@@ -5,12 +5,13 @@
     python -m experiments sweep            a Bayesian search of hyper-parameters (25 runs; needs optuna)
     python -m experiments padding          static, dynamic and like-length batches
     python -m experiments before-after     the same questions before and after fine-tuning
+    python -m experiments decoding         greedy, top-k, nucleus, temperature, on a run of train_gpt.py
 
 A run of MiniLM on 4,000 questions takes 2 minutes per epoch on 2 CPU cores; with fewer it learns next to nothing.
 
 The first three consist of runs of train.py. Whatever is chosen is chosen on articles held out of the train file, and
-the dev file is scored once per row. After an interruption the same command continues where it was. The other two take
-minutes and start again. NAME --help lists the options.
+the dev file is scored once per row. After an interruption the same command continues where it was. The others take
+minutes and start again. ablate and padding take --gpt: GPT-2 instead of BERT. NAME --help lists the options.
 """
 
 import importlib
@@ -18,7 +19,7 @@ import sys
 
 import minirun
 
-NAMES = ("ablate", "compare", "sweep", "padding", "before-after")
+NAMES = ("ablate", "compare", "sweep", "padding", "before-after", "decoding")
 
 
 def main() -> int:

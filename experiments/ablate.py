@@ -1,5 +1,6 @@
 """Rank, targets and learning rate of LoRA, with equal steps on the same questions."""
 
+import argparse
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,43 +22,66 @@ FIVE = (
 )
 
 
+# the five of a student report on GPT-2: rank, alpha, learning rate, targets
+GPT_FIVE = (
+    (4, 16, 1e-4, "c_attn"),
+    (8, 16, 2e-4, "c_attn"),
+    (16, 16, 5e-4, "c_attn"),
+    (8, 16, 2e-4, "c_attn,mlp.c_proj"),
+    (32, 32, 2e-4, "c_attn,mlp.c_proj"),
+)
+
+
 def main(argv: Sequence[str]) -> int:
     parser = common.parser("ablate", "Rank x targets x learning rate of LoRA at equal steps; alpha is twice the rank.")
-    add = parser.add_argument
+    add, rates = parser.add_argument, " ".join(map(str, RATES))
     add("--ranks", type=common.positive, nargs="+", default=RANKS, metavar="N", help=f"({' '.join(map(str, RANKS))})")
-    add(
-        "--rates",
-        type=float,
-        nargs="+",
-        default=RATES,
-        metavar="X",
-        help=f"learning rates ({' '.join(map(str, RATES))})",
-    )
+    add("--rates", type=float, nargs="+", metavar="X", help=f"learning rates ({rates}; those of the five)")
     add("--five", action="store_true", help="five fixed configurations of rank, alpha, rate and targets instead")
+    common.add_gpt(parser)
     options = parser.parse_args(argv)
     data = common.prepare_data(options, may_change=("ranks", "rates", "five"))
-    grid = itertools.product(options.ranks, options.rates, TARGETS)
-    settings = FIVE if options.five else [(rank, 2 * rank, rate, targets) for rank, rate, targets in grid]
+    script = "train_gpt.py" if options.gpt else "train.py"
     rows = []
-    for rank, alpha, rate, targets in tqdm(settings, desc="ablate", unit="run"):
-        names = ("--lora-rank", str(rank), "--lora-alpha", str(alpha), "--learning-rate", str(rate))
-        folder = options.output / f"r{rank}-a{alpha}-{rate:g}-{TARGETS[targets].replace(',', '+')}"
-        flags = [*data, *names, "--lora-targets", TARGETS[targets], "--epochs", "1", "--log-every", "10"]
-        run = common.trained(folder, flags + common.free_flags(flags, options.flags))
-        dev = common.scored(folder, options.dev)
+    for rank, alpha, rate, targets in tqdm(settings(options), desc="ablate", unit="run"):
+        names = TARGETS.get(targets, targets)
+        shape = ("--lora-rank", str(rank), "--lora-alpha", str(alpha), "--learning-rate", str(rate))
+        folder = options.output / f"r{rank}-a{alpha}-{rate:g}-{names.replace(',', '+')}"
+        flags = [*data, *shape, "--lora-targets", names, "--epochs", "1", "--log-every", "10"]
+        flags += ["--model", options.gpt] * bool(options.gpt)
+        run = common.trained(folder, flags + common.free_flags(flags, options.flags), script)
+        dev = common.scored(folder, options.dev, script)
         row = {"rank": rank, "alpha": alpha, "learning_rate": rate, "targets": targets, **common.parameters(folder)}
         row |= {"seconds": run["seconds"], "peak_memory": run["peak_memory"], "held": run["metrics"], "dev": dev}
         rows.append(row)
-    best = max(rows, key=lambda row: common.held_f1(row["held"]))
-    notes = (
-        f"{options.questions} questions of {Path(options.train).name}, one pass; chosen by "
-        f"{common.judged_by(best['held'])} on {options.held} questions of held-out articles: rank {best['rank']}, "
-        f"{best['targets']}, rate {best['learning_rate']:g}. "
-        f"{Path(options.dev).name} was scored once per row, at the threshold of the held-out part if there is one."
-    )
-    common.report(options.output, "LoRA by rank, targets and learning rate", rows, COLUMNS, notes)
-    common.draw(options.output / "ablate.png", lambda axes: plot(axes, rows), size=(8.5, 4.5))
+    columns = GPT_COLUMNS if options.gpt else COLUMNS
+    common.report(options.output, "LoRA by rank, targets and learning rate", rows, columns, notes(options, rows))
+    common.draw(options.output / "ablate.png", lambda axes: plot(axes, rows, bool(options.gpt)), size=(8.5, 4.5))
     return 0
+
+
+def settings(options: argparse.Namespace) -> list[tuple]:
+    """(rank, alpha, learning rate, targets) of each run."""
+    if options.gpt or options.five:
+        five = GPT_FIVE if options.gpt else FIVE
+        return [(rank, alpha, other, names) for rank, alpha, own, names in five for other in options.rates or (own,)]
+    grid = itertools.product(options.ranks, options.rates or RATES, TARGETS)
+    return [(rank, 2 * rank, rate, targets) for rank, rate, targets in grid]
+
+
+def notes(options: argparse.Namespace, rows: Sequence[dict]) -> str:
+    """What stands above the table: the data, and which row is chosen by what."""
+    if options.gpt:
+        best, by = min(rows, key=lambda row: row["held"]["loss"]), "the loss"
+        more = f'all with {options.gpt}; always "" has F1 {best["dev"]["always_empty"]["f1"]:.2f} on dev'
+    else:
+        best = max(rows, key=lambda row: common.held_f1(row["held"]))
+        by, more = common.judged_by(best["held"]), "at the threshold of the held-out part if there is one"
+    return (
+        f"{options.questions} questions of {Path(options.train).name}; chosen by {by} on {options.held} questions of "
+        f"held-out articles: rank {best['rank']}, {best['targets']}, rate {best['learning_rate']:g}. "
+        f"{Path(options.dev).name} was scored once per row, {more}."
+    )
 
 
 COLUMNS = {
@@ -76,17 +100,32 @@ COLUMNS = {
 }
 
 
-def plot(axes, rows: list[dict]) -> None:
-    """HasAns F1 on dev, always answering, against the rank: colours for targets, line styles for rates."""
+GPT_COLUMNS = {name: COLUMNS[name] for name in ("targets", "rank", "alpha", "rate", "trained")}
+GPT_COLUMNS |= {
+    "held-out loss": lambda r: f"{r['held']['loss']:.3f}",
+    "dev loss": lambda r: f"{r['dev']['loss']:.3f}",
+    "dev EM": lambda r: f"{r['dev']['exact']:.2f}",
+    "dev F1": lambda r: f"{r['dev']['f1']:.2f}",
+    "HasAns F1": lambda r: f"{r['dev'].get('HasAns_f1', float('nan')):.2f}",
+    "seconds": COLUMNS["seconds"],
+    "GiB": COLUMNS["GiB"],
+}
+
+
+def plot(axes, rows: list[dict], is_gpt: bool = False) -> None:
+    """A figure on dev against the rank: HasAns F1, always answering; of GPT the loss. Colours for targets, line styles
+    for rates."""
+    figure = (lambda dev: dev["loss"]) if is_gpt else common.has_answer_f1
     kinds, rates = (sorted({row[name] for row in rows}) for name in ("targets", "learning_rate"))
     styles = zip(itertools.cycle((":", "-", "--")), rates, strict=False)
     for (color, targets), (style, rate) in itertools.product(enumerate(kinds), styles):
         same = [row for row in rows if row["targets"] == targets and row["learning_rate"] == rate]
-        points = sorted((row["rank"], common.has_answer_f1(row["dev"])) for row in same)
+        points = sorted((row["rank"], figure(row["dev"])) for row in same)
         if points:
             axes.plot(*zip(*points, strict=True), style, marker="o", color=f"C{color}", label=f"{targets}; {rate:g}")
     ranks = sorted({row["rank"] for row in rows})
-    axes.set(xscale="log", xlabel="rank", ylabel="F1 on dev questions with an answer, always answering")
+    label = "loss per token on dev" if is_gpt else "F1 on dev questions with an answer, always answering"
+    axes.set(xscale="log", xlabel="rank", ylabel=label)
     axes.set_xticks(ranks, [str(rank) for rank in ranks])
     axes.minorticks_off()
     axes.legend(title="targets; learning rate", fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))

@@ -17,8 +17,10 @@ import numpy as np
 from safetensors import safe_open
 
 import minibert
+import minigpt
 import squad
-from minibert.weights import checkpoint_shapes
+from minibert.weights import checkpoint_shapes as bert_shapes
+from minigpt.weights import checkpoint_shapes as gpt_shapes
 from minihub import atomic_write, find_model, only_writer, read_object, write_json
 from minirun import Parser
 
@@ -52,6 +54,12 @@ def parser(name: str, description: str, runs: bool = True) -> argparse.ArgumentP
     else:
         made.set_defaults(held=1)  # not used, but a split needs one
     return made
+
+
+def add_gpt(parser: argparse.ArgumentParser) -> None:
+    """--gpt or --gpt MODEL: the experiment with GPT-2 instead of BERT."""
+    help = "GPT-2 instead of BERT: a hub id (openai-community/gpt2) or a folder"
+    parser.add_argument("--gpt", metavar="MODEL", nargs="?", const="openai-community/gpt2", default="", help=help)
 
 
 def split_by_article(
@@ -142,32 +150,32 @@ def alone(folder: Path) -> Iterator[None]:
             return
 
 
-def trained(folder: Path, flags: Sequence[str]) -> dict:
-    """Train with train.py in a process of its own, or resume that, or read what an earlier call measured.
+def trained(folder: Path, flags: Sequence[str], script: str = "train.py") -> dict:
+    """Train with the script in a process of its own, or resume that, or read what an earlier call measured.
 
     Returns seconds and peak_memory (bytes), over all parts of an interrupted run but those that were killed, and
-    `metrics` on the held-out part. Raises ValueError when train.py fails.
+    `metrics` on the held-out part. Raises ValueError when the script fails.
     """
     path = folder / "cost.json"
     cost = read_object(path) if path.exists() else {"seconds": 0.0, "peak_memory": 0, "done": False}
     if not cost["done"]:
         begun = (folder / "config.json").exists()
         arguments = ["--resume", str(folder)] if begun else [*flags, "--output", str(folder)]
-        end = timed(["train.py", *arguments], output_of(folder))
+        end = timed([script, *arguments], output_of(folder))
         seconds, memory = cost["seconds"] + end.seconds, max(cost["peak_memory"], end.peak_memory)
         cost = {"seconds": seconds, "peak_memory": memory, "done": end.status == 0}
         if folder.exists() and end.status != 2:  # with 2, another process may be writing there
             with atomic_write(folder) as part:
                 write_json(part / path.name, cost)
-        check(end, folder)
+        check(end, folder, script)
     return {**cost, "metrics": read_object(folder / "metrics.json")}
 
 
-def scored(folder: Path, dev: str) -> dict:
+def scored(folder: Path, dev: str, script: str = "train.py") -> dict:
     """The figures of a trained run on the dev file, at the run's own threshold; scored once, later only read."""
     path = folder / "evaluation" / "metrics.json"
     if not path.exists():
-        check(timed(["train.py", "--evaluate", str(folder), "--dev", dev], output_of(folder)), folder)
+        check(timed([script, "--evaluate", str(folder), "--dev", dev], output_of(folder)), folder, script)
     return read_object(path)
 
 
@@ -205,19 +213,19 @@ def output_of(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.txt")
 
 
-def check(end: End, folder: Path) -> None:
-    """Raise KeyboardInterrupt when train.py was interrupted, ValueError when it failed."""
+def check(end: End, folder: Path, script: str = "train.py") -> None:
+    """Raise KeyboardInterrupt when the script was interrupted, ValueError when it failed."""
     if end.interrupted or end.status == 128 + signal.SIGINT:
         raise KeyboardInterrupt
     if end.status:
-        raise ValueError(last_output(end.status, folder))
+        raise ValueError(last_output(end.status, folder, script))
 
 
-def last_output(status: int, folder: Path) -> str:
-    """The last line that a failed train.py printed about the run in `folder`."""
+def last_output(status: int, folder: Path, script: str = "train.py") -> str:
+    """The last line that a failed script printed about the run in `folder`."""
     output = output_of(folder)
     last = output.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").strip().splitlines()[-1:]
-    return f"train.py ended with status {status}: {''.join(last)[-500:]}; all of its output is in {output}"
+    return f"{script} ended with status {status}: {''.join(last)[-500:]}; all of its output is in {output}"
 
 
 def parameters(folder: Path) -> dict[str, float]:
@@ -226,10 +234,13 @@ def parameters(folder: Path) -> dict[str, float]:
     file = "adapter/adapter_model.safetensors" if options["lora_rank"] else "model/model.safetensors"
     with safe_open(folder / file, framework="pt") as file:
         sizes = {key: math.prod(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-    base = find_model(options["model"], options["revision"] or None)
-    config = minibert.BertConfig.from_json(base / "config.json")
+    base = find_model(options["model"], options["revision"] or None) / "config.json"
+    is_gpt = read_object(base).get("model_type") == "gpt2"
+    shapes = (
+        gpt_shapes(minigpt.GPT2Config.from_json(base)) if is_gpt else bert_shapes(minibert.BertConfig.from_json(base))
+    )
     added = sum(size for key, size in sizes.items() if ".lora_" in key)
-    total = sum(map(math.prod, checkpoint_shapes(config).values())) + added
+    total = sum(map(math.prod, shapes.values())) + added
     return {"parameters": sum(sizes.values()), "share": sum(sizes.values()) / total}
 
 

@@ -1,9 +1,10 @@
-"""Static, dynamic and like-length batches: the same windows and the same step, batched in three ways."""
+"""Static, dynamic and like-length batches: the same windows (with --gpt: prompts), the same step, three ways."""
 
 import resource
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,10 +12,14 @@ from tqdm import tqdm
 
 import lora
 import minibert
+import minigpt
 import minirun
 import squad
 from bench.worker import Worker
 from experiments import common
+from minihub import load_tokenizer
+from squad.batches import MULTIPLE, padded_length
+from squad.prompts import IGNORED, answer_loss, collate_prompts, make_prompts
 
 WAYS = {
     "static": "random batches, all padded to the longest a window may be",
@@ -24,15 +29,15 @@ WAYS = {
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = common.parser("padding", "Training speed, waste and memory of three ways to batch windows.", runs=False)
-    parser.add_argument("--batch-size", type=common.positive, default=16, metavar="N", help="(16)")
-    parser.add_argument(
-        "--passes", type=common.positive, default=3, metavar="N", help="of all batches, each way in turn (3)"
-    )
+    parser = common.parser("padding", "Training speed, waste and memory of three ways to batch.", runs=False)
+    add = parser.add_argument
+    add("--batch-size", type=common.positive, default=16, metavar="N", help="(16)")
+    add("--passes", type=common.positive, default=3, metavar="N", help="of all batches, each way in turn (3)")
+    common.add_gpt(parser)
     options = parser.parse_args(argv)
-    common.prepare_data(options, may_change=("batch_size", "passes"))
+    common.prepare_data(options, may_change=("batch_size", "passes", "gpt"))
     file = str(options.output / "fit.json")
-    workers = {way: Worker(prepare, way, file, options.batch_size) for way in WAYS}
+    workers = {way: Worker(prepare, way, file, options.batch_size, options.gpt) for way in WAYS}
     times: dict[str, list[float]] = {way: [] for way in WAYS}
     for _ in tqdm(range(options.passes), desc="padding", unit="pass"):
         for way, worker in workers.items():
@@ -44,8 +49,9 @@ def main(argv: Sequence[str]) -> int:
         row = {"way": way, "meaning": WAYS[way], "waste": share, "seconds": times[way], "peak_memory": memory}
         rows.append({**row, "windows": windows, "windows_per_second": windows / seconds})
         worker.close()
+    what = f"prompts for {options.gpt}" if options.gpt else "windows"
     notes = (
-        f"{rows[0]['windows']:,} windows of {Path(options.train).name}, LoRA rank 8, batches of {options.batch_size}, "
+        f"{rows[0]['windows']:,} {what} of {Path(options.train).name}, LoRA rank 8, batches of {options.batch_size}, "
         f"each way in a process of its own, in turn, the median of {options.passes} passes. Waste: the share of all "
         "positions that is padding."
     )
@@ -54,62 +60,94 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def prepare(way: str, path: str, batch_size: int) -> Callable[[str], tuple]:
-    """For a Worker: `pass` -> (seconds,) of training on all windows once; `figures` -> waste, windows, peak bytes."""
+class Task(NamedTuple):
+    """What is trained on: N sequences and a way to go through the model with some of them."""
+
+    model: torch.nn.Module
+    lengths: np.ndarray  # (N,) tokens of each
+    max_length: int  # what static padding fills up to
+    multiple: int  # batches are padded to the next multiple of this
+    loss: Callable[[np.ndarray, int], torch.Tensor]  # (which sequences, least T of their batch) -> their mean loss
+
+
+def prepare(way: str, path: str, batch_size: int, gpt: str) -> Callable[[str], tuple]:
+    """For a Worker: `pass` -> (seconds,) of training on all once; `figures` -> waste, how many, peak bytes."""
     minirun.keep_freed_memory()
     torch.manual_seed(0)
-    data = squad.load_dataset(path, minibert.load_tokenizer("minilm"))
-    model = minibert.load_pretrained("minilm", dropout=0.0, missing_head="allow")
-    lora.add_lora(model, 8, 16, head="qa_outputs")
+    task = gpt_task(path, gpt) if gpt else bert_task(path)
     dtype = minirun.choose_precision("auto", torch.device("cpu"))
-    minirun.store_frozen_as(dtype, model.train())
-    optimizer = minirun.make_optimizer(model, 0.01)
-    lengths = data.windows.lengths
-    batches = make_batches(way, lengths, batch_size)
-    longest = data.windows.max_length if way == "static" else 0
-    step(model, optimizer, dtype, data, max(batches, key=lambda ids: lengths[ids].max()), longest)  # takes all memory
+    minirun.store_frozen_as(dtype, task.model.train())
+    optimizer = minirun.make_optimizer(task.model, 0.01)
+    batches = make_batches(way, task.lengths, batch_size)
+    longest = task.max_length if way == "static" else 0
+
+    def step(ids: np.ndarray) -> None:
+        with minirun.autocast(torch.device("cpu"), dtype):
+            loss = task.loss(ids, longest)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    step(max(batches, key=lambda ids: task.lengths[ids].max()))  # takes all memory
 
     def answer(asked: str) -> tuple:
         if asked == "figures":
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-            return waste(data.windows, batches, longest), len(data.windows), memory
+            return waste(task, batches, longest), len(task.lengths), memory
         began = time.perf_counter()
-        for window_ids in batches:
-            step(model, optimizer, dtype, data, window_ids, longest)
+        for ids in batches:
+            step(ids)
         return (time.perf_counter() - began,)
 
     return answer
 
 
+def bert_task(path: str) -> Task:
+    data = squad.load_dataset(path, minibert.load_tokenizer("minilm"))
+    model = minibert.load_pretrained("minilm", dropout=0.0, missing_head="allow")
+    lora.add_lora(model, 8, 16, head="qa_outputs")
+
+    def loss(ids: np.ndarray, least: int) -> torch.Tensor:
+        batch = padded(squad.collate(data.windows, ids), least)
+        logits = model(batch.input_ids, batch.token_type_ids, batch.attention_mask)
+        return squad.span_loss(*logits, batch.start_positions, batch.end_positions, batch.span_mask)
+
+    return Task(model, data.windows.lengths, data.windows.max_length, MULTIPLE, loss)
+
+
+def gpt_task(path: str, name: str) -> Task:
+    tokenizer, model = load_tokenizer(name), minigpt.load_pretrained(name)
+    eos_id, max_length = model.config.eos_token_id, min(384, model.config.n_positions)
+    lora.add_lora(model, 8, 16, targets="c_attn,mlp.c_proj")
+    prompts = make_prompts(squad.read_examples(path), tokenizer, max_length, eos_id)
+
+    def loss(ids: np.ndarray, least: int) -> torch.Tensor:
+        batch = padded(collate_prompts(prompts, ids, eos_id), least)
+        labels = batch.labels.masked_fill(batch.attention_mask == 0, IGNORED)
+        return answer_loss(model(batch.input_ids, batch.attention_mask), labels)
+
+    return Task(model, prompts.lengths, max_length, 1, loss)
+
+
 def make_batches(way: str, lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """Every window once, in batches of `batch_size`, in one of WAYS."""
+    """Every sequence once, in batches of `batch_size`, in one of WAYS."""
     if way == "like lengths":
         return squad.training_batches(lengths, batch_size, seed=0, epoch=0)
     order = np.random.default_rng(0).permutation(len(lengths))
     return [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
 
 
-def waste(windows: squad.Windows, batches: Sequence[np.ndarray], longest: int) -> float:
-    """The share of all positions that is padding. longest: length that all windows are padded to; 0: by batch."""
-    if not longest:
-        return squad.padding_waste(windows, list(batches))
-    return 1 - int(windows.lengths.sum()) / (longest * len(windows))
+def waste(task: Task, batches: Sequence[np.ndarray], longest: int) -> float:
+    """The share of all positions that is padding. longest: length that all are padded to; 0: by batch."""
+    widest = [longest or padded_length(int(task.lengths[ids].max()), task.max_length, task.multiple) for ids in batches]
+    return 1 - int(task.lengths.sum()) / sum(len(ids) * T for ids, T in zip(batches, widest, strict=True))
 
 
-def padded(batch: squad.Batch, length: int) -> squad.Batch:
+def padded(batch: NamedTuple, length: int) -> NamedTuple:
     """The same batch, padded to T = `length` if it is shorter. The id of the padding does not matter under the mask."""
     more = max(0, length - batch.input_ids.shape[1])
     fields = {k: torch.nn.functional.pad(t, (0, more)) for k, t in batch._asdict().items() if t.dim() == 2}
     return batch._replace(**fields)
-
-
-def step(model, optimizer, dtype: torch.dtype, data: squad.Dataset, window_ids: np.ndarray, longest: int) -> None:
-    batch = padded(squad.collate(data.windows, window_ids), longest)
-    with minirun.autocast(torch.device("cpu"), dtype):
-        logits = model(batch.input_ids, batch.token_type_ids, batch.attention_mask)
-    squad.span_loss(*logits, batch.start_positions, batch.end_positions, batch.span_mask).backward()
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
 
 
 COLUMNS = {

@@ -21,13 +21,14 @@ def test_every_way_trains_each_window_once_and_its_waste_is_what_the_batches_hol
     batches = padding.make_batches(way, windows.lengths, 4)
     assert sorted(np.concatenate(batches).tolist()) == list(range(len(windows)))
     longest = 60 if way == "static" else 0
+    task = padding.Task(None, windows.lengths, 60, 16, None)
     positions, real = 0, 0
     for rows in batches:
         batch = padding.padded(squad.collate(windows, rows), longest)
         positions += batch.input_ids.numel()
         real += int(batch.attention_mask.sum())
         assert {t.shape for t in batch if t.dim() == 2} == {batch.input_ids.shape}
-    assert padding.waste(windows, batches, longest) == pytest.approx(1 - real / positions)
+    assert padding.waste(task, batches, longest) == pytest.approx(1 - real / positions)
 
 
 def test_static_padding_changes_no_loss(windows, tiny):

@@ -14,6 +14,7 @@ import minigpt.small
 import minirun
 import squad
 import train_gpt
+from experiments import ablate, decoding, padding
 from minigpt.qa import load_writer
 from minigpt.qa.__main__ import main as ask
 from minigpt.small import train_tokenizer
@@ -82,8 +83,8 @@ def test_the_writer_and_the_command_say_what_the_run_wrote(answers, tiny, capsys
     arguments = ["--model", str(answers), "--context", str(tmp_path / "text.txt"), "--question", example.question]
     assert ask(arguments) == 0
     assert capsys.readouterr().out.strip() == (written[example.id] or "the text does not say")
-    for decoding in (["--decoding", "top-k", "--k", "3"], ["--decoding", "top-p", "--p", "0.5"]):
-        assert ask([*arguments, *decoding]) == ask([*arguments, *decoding]) == 0
+    for how in (["--decoding", "top-k", "--k", "3"], ["--decoding", "top-p", "--p", "0.5"]):
+        assert ask([*arguments, *how]) == ask([*arguments, *how]) == 0
         first, second = capsys.readouterr().out.splitlines()
         assert first == second
 
@@ -149,6 +150,49 @@ def test_silence_may_be_a_phrase(text, tiny, tmp_path):
     row = next(i for i, e in enumerate(run.examples) if not e.answers)
     assert run.tokenizer.decode(run.dev.ids[row].tolist()).endswith("Answer: unanswerable")
     assert (run.train.answer_tokens >= 2).all()
+
+
+def test_decoding_scores_nine_ways_over_seeds(answers, tiny, tmp_path, capsys):
+    arguments = ["--model", str(answers), "--dev", str(tiny / "squad.json"), "--output", str(tmp_path), "--seeds", "2"]
+    assert decoding.main(arguments) == 0
+    rows = {row["way"]: row["passes"] for row in read(tmp_path / "results.json")}
+    assert len(rows) == 9
+    assert [len(passes) for passes in rows.values()] == [1] + [2] * 8
+    metrics = read(answers / "metrics.json")  # greedy writes what the run's own evaluation wrote
+    assert rows["greedy"][0]["f1"] == metrics["f1"]
+    assert rows["temperature 1.3"][0] != rows["temperature 1.3"][1]
+    written = read(answers / "predictions.json")
+    assert rows["greedy"][0]["silent"] == list(written.values()).count("") / len(written)
+    assert (tmp_path / "results.md").read_text() in capsys.readouterr().out
+
+
+def test_ablate_runs_its_configurations_of_gpt(text, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(ablate, "GPT_FIVE", (ablate.GPT_FIVE[0], ablate.GPT_FIVE[3]))  # rank 32 exceeds this width
+    file, questions = str(tiny / "squad.json"), ("--questions", "10", "--held", "6", "--gpt", str(text / "model"))
+    more = ("--", "--max-length", "140", "--max-answer-tokens", "4", "--precision", "fp32")
+    assert ablate.main(["--train", file, "--dev", file, "--output", str(tmp_path), *questions, *more]) == 0
+    rows = read(tmp_path / "results.json")
+    assert [(r["rank"], r["alpha"], r["targets"]) for r in rows] == [(r, a, t) for r, a, _, t in ablate.GPT_FIVE]
+    # rank 4 on c_attn, (24 -> 72), of two layers; rank 8 there and on mlp.c_proj, (96 -> 24)
+    assert rows[0]["parameters"] == 2 * 4 * (24 + 72)
+    assert rows[1]["parameters"] == 2 * 8 * (24 + 72 + 96 + 24)
+    plain = sum(p.numel() for p in minigpt.load_pretrained(text / "model").parameters())
+    assert rows[0]["share"] == rows[0]["parameters"] / (plain + rows[0]["parameters"])
+    best = min(rows, key=lambda row: row["held"]["loss"])
+    assert f"chosen by the loss on 6 questions of held-out articles: rank {best['rank']}," in (
+        tmp_path / "results.md"
+    ).read_text().replace("\n", " ")
+
+
+def test_padding_changes_no_loss_of_gpt_and_is_measured(text, tiny, tmp_path):
+    file, model = str(tiny / "squad.json"), str(text / "model")
+    task, ids = padding.gpt_task(file, model), np.array([0, 2, 1])
+    torch.testing.assert_close(task.loss(ids, 0), task.loss(ids, 140))
+    files = ("--train", file, "--questions", "6", "--output", str(tmp_path), "--passes", "1", "--batch-size", "3")
+    assert padding.main([*files, "--gpt", model]) == 0
+    static, dynamic, alike = read(tmp_path / "results.json")
+    assert static["waste"] > dynamic["waste"] >= alike["waste"] >= 0
+    assert static["windows"] == dynamic["windows"] == alike["windows"] == 6
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,98 @@
+"""Ways to choose the next token, on one trained GPT-2: greedy, top-k, nucleus, temperature."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import minirun
+import squad
+from experiments import common
+from minigpt.qa import Writer, load_writer, write_answers
+from minirun import Parser
+from squad.dataset import load_examples
+from squad.prompts import Prompts, make_prompts
+
+WAYS = {
+    "greedy": {},
+    "top-k 10": {"temperature": 1.0, "top_k": 10},
+    "top-k 25": {"temperature": 1.0, "top_k": 25},
+    "top-k 50": {"temperature": 1.0, "top_k": 50},
+    "nucleus 0.8": {"temperature": 1.0, "top_p": 0.8},
+    "nucleus 0.9": {"temperature": 1.0, "top_p": 0.9},
+    "nucleus 0.95": {"temperature": 1.0, "top_p": 0.95},
+    "temperature 0.7": {"temperature": 0.7},
+    "temperature 1.3": {"temperature": 1.3},
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = Parser(prog="python -m experiments decoding", description=__doc__)
+    add = parser.add_argument
+    add("--model", metavar="RUN", required=True, help="the folder of a run of train_gpt.py")
+    add("--dev", metavar="FILE", default=str(common.DATA / "dev.json.gz"), help="(data/dev.json.gz)")
+    add("--questions", metavar="N", type=common.positive, default=300, help="the first N questions of it (300)")
+    add("--answerable-only", action="store_true", help="leave out unanswerable questions")
+    add("--seeds", metavar="N", type=common.positive, default=3, help="draws of each way but greedy (3)")
+    output = Path("runs/experiments/decoding")
+    add("--output", metavar="DIR", type=Path, default=output, help=f"folder for everything ({output})")
+    options = parser.parse_args(argv)
+    writer = load_writer(options.model)
+    examples, _ = load_examples(options.dev, options.questions, options.answerable_only)
+    eos_id = writer.model.config.eos_token_id
+    asked = make_prompts(examples, writer.tokenizer, writer.max_length, eos_id, writer.max_answer_tokens)
+    rows = []
+    with tqdm(desc="decoding", unit="pass", total=1 + (len(WAYS) - 1) * options.seeds) as bar:
+        for way, settings in WAYS.items():
+            passes = []
+            for seed in range(options.seeds if settings else 1):
+                passes.append(one_pass(writer, asked, examples, settings, seed))
+                bar.update()
+            rows.append({"way": way, **settings, "passes": passes})
+    silent = squad.official_metrics(examples, {example.id: "" for example in examples})
+    notes = (
+        f"{len(examples)} questions of {Path(options.dev).name}, {options.model}; greedy once, each other way with "
+        f'{options.seeds} seeds: mean (lowest - highest). Always "" has F1 {silent["f1"]:.2f}.'
+    )
+    common.report(options.output, "Ways to choose the next token", rows, COLUMNS, notes)
+    common.draw(options.output / "decoding.png", lambda axes: plot(axes, rows), size=(6.5, 3.5))
+    return 0
+
+
+def one_pass(writer: Writer, asked: Prompts, examples: Sequence[squad.Example], settings: dict, seed: int) -> dict:
+    """The official figures of answers written in one way, with how many are in their texts and how many are silent."""
+    generator = torch.Generator(writer.device).manual_seed(seed)
+    limits = writer.max_answer_tokens, writer.silence
+    with minirun.autocast(writer.device, writer.precision):
+        answers = write_answers(writer.model, writer.tokenizer, asked, *limits, generator=generator, **settings)
+    metrics = squad.official_metrics(examples, {e.id: text for e, text in zip(examples, answers, strict=True)})
+    found = [text in e.context for e, text in zip(examples, answers, strict=True) if text]
+    return metrics | {"in_text": sum(found) / max(1, len(found)), "silent": answers.count("") / len(answers)}
+
+
+def spread(row: dict, name: str, times: float = 1.0) -> str:
+    """`20.15 (19.8 - 20.6)`: mean, lowest and highest over the seeds; the only one where there is one."""
+    values = [times * found[name] for found in row["passes"]]
+    mean = f"{np.mean(values):.2f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.1f} - {max(values):.1f})"
+
+
+COLUMNS = {
+    "way": lambda r: r["way"],
+    "EM": lambda r: spread(r, "exact"),
+    "F1": lambda r: spread(r, "f1"),
+    "answers that stand in the text, %": lambda r: spread(r, "in_text", 100),
+    "silent, %": lambda r: spread(r, "silent", 100),
+}
+
+
+def plot(axes, rows: list[dict]) -> None:
+    for at, row in enumerate(rows):
+        values = [found["f1"] for found in row["passes"]]
+        axes.barh(at, np.mean(values), color="tab:blue", alpha=0.6)
+        axes.plot(values, [at] * len(values), "k.", markersize=5)
+    axes.set_yticks(range(len(rows)), [row["way"] for row in rows])
+    axes.set(xlabel="F1, a dot for each seed")
+    axes.invert_yaxis()
