@@ -136,7 +136,7 @@ def prepare(options: Options, evaluated: Path | None, device: torch.device) -> R
     train, identity = None if evaluated else prompts(examples), str(model.config.with_dropout(0.0))
     # Taken before frozen weights are rounded, so that a run can be resumed in another precision.
     fingerprints = {"model": minirun.fingerprint(model, identity), "data": train.fingerprint()} if train else {}
-    minirun.store_frozen_as(dtype, model.to(device))
+    minirun.prepare_frozen(dtype, model.to(device))
     asked = make_prompts(dev, tokenizer, options.max_length, model.config.eos_token_id, options.max_answer_tokens)
     data, place = (train, prompts(dev), asked, dev), (device, dtype, minirun.Processes())
     return Run(options, Path(options.output), model, tokenizer, *data, fingerprints, *place)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 import minigpt
 from bench.table import row
-from minirun import choose_precision
+from minirun import choose_precision, prepare_frozen
 
 SHAPES = {"small (4 layers, 256)": (8192, 256, 4, 4), "GPT-2 (12 layers, 768)": (50257, 768, 12, 12)}
 PROMPT, WRITTEN, GOAL = 150, 64, 1.5  # tokens, tokens, times theirs
@@ -64,7 +64,8 @@ def both_sides(
     with tempfile.TemporaryDirectory() as folder:
         minigpt.save_pretrained(ours, Path(folder))
         theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
-    ours, theirs = ours.to(dtype), theirs.to(dtype)
+    theirs = theirs.to(dtype)
+    prepare_frozen(dtype, ours.requires_grad_(False))
 
     def write_theirs() -> torch.Tensor:
         settings = {"do_sample": False, "max_new_tokens": WRITTEN, "min_new_tokens": WRITTEN, "pad_token_id": 0}

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 import squad  # noqa: E402
 from minibert import qa  # noqa: E402
-from minirun import store_frozen_as  # noqa: E402
+from minirun import prepare_frozen  # noqa: E402
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SIZES = {"max_length": 384, "window_overlap": 128, "max_question_tokens": 64}
@@ -30,7 +30,7 @@ def build(name: str, dtype: torch.dtype, device: torch.device):
     """The model, its adapter merged, and the context in which it is called."""
     model, tokenizer, settings = qa.load_model(name)
     half = dtype in (torch.bfloat16, torch.float16)
-    store_frozen_as(dtype, model) if half else model.to(dtype)
+    prepare_frozen(dtype, model) if half else model.to(dtype)
     return model.to(device), tokenizer, settings, torch.autocast(device.type, dtype=dtype, enabled=half)
 
 

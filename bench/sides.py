@@ -84,7 +84,7 @@ def our_run(data: squad.Dataset, options: train.Options, device: torch.device) -
     torch.manual_seed(options.seed)
     model = train.load_pretrained(options).train().to(device)
     dtype = minirun.choose_precision(options.precision, device)
-    minirun.store_frozen_as(dtype, model)
+    minirun.prepare_frozen(dtype, model)
     folder, alone = Path(tempfile.gettempdir()), minirun.Processes()
     return train.Run(options, folder, model, None, data, None, {}, {}, device, dtype, alone)
 

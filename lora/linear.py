@@ -1,6 +1,7 @@
 """LoRALinear: a frozen linear layer plus a trainable low-rank update (Hu et al. 2021, arXiv 2106.09685)."""
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -53,7 +54,7 @@ class LoRALinear(nn.Module):
         if trains or (self.training and self.dropout.p):
             h = self.base(x)
             return h + F.linear(F.linear(self.dropout(x), (s * A).to(h.dtype)), B.to(h.dtype))
-        return lora_linear(x, W, b, s * A, B)
+        return lora_linear(x, W, b, s * A, B, getattr(self.base, "products", None))
 
     @property
     def merged(self) -> bool:
@@ -82,10 +83,18 @@ class LoRALinear(nn.Module):
         self._unmerged_weight = None
 
 
-def lora_linear(x: Tensor, W: Tensor, b: Tensor | None, sA: Tensor, B: Tensor) -> Tensor:
+Product = Callable[[Tensor], Tensor]
+
+
+def lora_linear(
+    x: Tensor, W: Tensor, b: Tensor | None, sA: Tensor, B: Tensor, products: tuple[Product, Product] | None = None
+) -> Tensor:
     """h = W x + b + B (sA) x with W and b frozen: no gradient is computed for them.
 
-    Args: x (..., in), W (out, in), b (out,) or None, sA (r, in), B (out, r).
+    Args:
+        x (..., in), W (out, in), b (out,) or None, sA (r, in), B (out, r).
+        products: faster ways to compute W x + b and W' dh, when the layer has them: two functions of a tensor with one
+            vector per row, which return a new one. Not used when autocast asks for another dtype than W's.
     Returns h (..., out), in autocast's dtype when that is enabled, else in W's.
 
     Autograd would compute the same; this form makes fewer passes over the large (..., in) and (..., out) tensors. The
@@ -94,7 +103,8 @@ def lora_linear(x: Tensor, W: Tensor, b: Tensor | None, sA: Tensor, B: Tensor) -
     """
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else W.dtype
-    return _LoRALinear.apply(*(None if t is None else t.to(dtype) for t in (x, W, b, sA, B)))
+    products = products if dtype == W.dtype else None
+    return _LoRALinear.apply(*(None if t is None else t.to(dtype) for t in (x, W, b, sA, B)), products)
 
 
 class _LoRALinear(torch.autograd.Function):
@@ -109,12 +119,16 @@ class _LoRALinear(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, W, b, sA, B):
+    def forward(ctx, x, W, b, sA, B, products):
         x_rows = x.reshape(-1, x.size(-1))
         u = x_rows @ sA.T
-        h = u @ B.T if b is None else torch.addmm(b, u, B.T)
-        h.addmm_(x_rows, W.T)
+        if products is None:
+            h = u @ B.T if b is None else torch.addmm(b, u, B.T)
+            h.addmm_(x_rows, W.T)
+        else:
+            h = products[0](x_rows).addmm_(u, B.T)
         ctx.save_for_backward(x_rows, u, W, sA, B)
+        ctx.products = products
         return h.view(*x.shape[:-1], -1)
 
     @staticmethod
@@ -124,5 +138,6 @@ class _LoRALinear(torch.autograd.Function):
         du = dh_rows @ B
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = (du @ sA).addmm_(dh_rows, W).view(*dh.shape[:-1], -1)
-        return dx, None, None, du.T @ x, (u.T @ dh_rows).T
+            dx = (du @ sA).addmm_(dh_rows, W) if ctx.products is None else ctx.products[1](dh_rows).addmm_(du, sA)
+            dx = dx.view(*dh.shape[:-1], -1)
+        return dx, None, None, du.T @ x, (u.T @ dh_rows).T, None

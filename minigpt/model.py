@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minigpt.cache import Cache, LayerCache
 from minigpt.config import GPT2Config
 
 
@@ -25,7 +26,7 @@ class GPT2LMHead(nn.Module):
         self.config = config
         self.transformer = GPT2(config)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, cache: "Cache | None" = None) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, cache: Cache | None = None) -> Tensor:
         """Score every token of the vocabulary as the next one, at each position.
 
         Args: input_ids (B, T), the tokens that are new; attention_mask (B, S), 1 token, 0 padding, of the tokens in the
@@ -33,7 +34,10 @@ class GPT2LMHead(nn.Module):
             without it S = T.
         Returns: logits (B, T, V).
         """
-        x = self.transformer(input_ids, attention_mask, cache)
+        return self.head(self.transformer(input_ids, attention_mask, cache))
+
+    def head(self, x: Tensor) -> Tensor:
+        """Hidden states (..., H) -> logits (..., V)."""
         return F.linear(x, self.transformer.wte.weight)
 
 
@@ -53,7 +57,7 @@ class GPT2(nn.Module):
         self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         init_weights(self, config)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, cache: "Cache | None" = None) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, cache: Cache | None = None) -> Tensor:
         """As for GPT2LMHead -> hidden states (B, T, H). Raises ValueError when S exceeds the number of positions."""
         T, S = input_ids.size(1), attention_mask.size(1)
         if self.config.n_positions < S:
@@ -61,6 +65,8 @@ class GPT2(nn.Module):
         # Positions count tokens only, so that a row means the same with padding on its left and without.
         positions = (attention_mask.cumsum(1) - 1).clamp(min=0)[:, S - T :]
         mask = causal_mask(attention_mask, T)
+        if cache is not None:
+            mask = F.pad(mask, (0, cache.most - S))  # the places in it that are still empty
         x = self.dropout(self.wte(input_ids) + self.wpe(positions))
         for number, block in enumerate(self.h):
             x = block(x, mask, cache and cache.layers[number])
@@ -78,7 +84,7 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(H, eps=eps)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, mask: Tensor, cache: "LayerCache | None") -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor, cache: LayerCache | None) -> Tensor:
         """x (B, T, H), mask (B, 1, T, S) bool -> (B, T, H)."""
         x = x + self.attn(self.ln_1(x), mask, cache)
         return x + self.mlp(self.ln_2(x))
@@ -94,11 +100,11 @@ class Attention(nn.Module):
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
         self.dropout = nn.Dropout(config.resid_pdrop)
 
-    def forward(self, x: Tensor, mask: Tensor, cache: "LayerCache | None") -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor, cache: LayerCache | None) -> Tensor:
         """x (B, T, H), mask (B, 1, T, S) bool -> (B, T, H)."""
         q, k, v = (self._split_heads(part) for part in self.c_attn(x).chunk(3, dim=-1))
         if cache is not None:
-            k, v = cache.append(k, v)  # (B, N, S, D) each
+            k, v = cache.append(k, v)  # the whole cache; from here on S counts its empty places too
         # F.scaled_dot_product_attention applies dropout even in eval mode, so the rate must be 0 then.
         a = attention(q, k, v, mask, self.attention_dropout if self.training else 0.0)
         a = a.transpose(1, 2).flatten(2)  # (B, N, T, D) -> (B, T, H)
@@ -126,8 +132,20 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, p: float) -> Tensor
 
     Args: q (B, N, T, D); k, v (B, N, S, D); mask (B, 1, T, S) bool; p, the share of weights that dropout sets to zero.
     Returns: (B, N, T, D).
+
+    On a CPU the eager form is used when gradients are needed, in bfloat16 and for one query, where the fused
+    kernel is slower.
     """
+    if q.device.type == "cpu" and (q.requires_grad or q.dtype == torch.bfloat16 or q.size(2) == 1):
+        return eager_attention(q, k, v, mask, p)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
+
+
+def eager_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, p: float) -> Tensor:
+    """`attention`, one operation per line."""
+    scores = q @ k.transpose(2, 3) / math.sqrt(q.size(3))  # (B, N, T, S)
+    weights = scores.masked_fill(~mask, -math.inf).softmax(-1)
+    return (F.dropout(weights, p) if p else weights) @ v
 
 
 def causal_mask(attention_mask: Tensor, T: int) -> Tensor:
@@ -140,30 +158,6 @@ def causal_mask(attention_mask: Tensor, T: int) -> Tensor:
     own = torch.arange(S - T, S, device=attention_mask.device)[:, None]  # (T, 1)
     key = torch.arange(S, device=attention_mask.device)  # (S,)
     return (((key <= own) & attention_mask.bool()[:, None, :]) | (key == own))[:, None]
-
-
-class LayerCache:
-    """Keys and values of one layer, (B, N, most, D) each, of which the first `length` tokens are filled."""
-
-    def __init__(self, most: int):
-        self.most, self.length = most, 0
-
-    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Take up those of T new tokens, (B, N, T, D) each; returns all so far, (B, N, S, D) each."""
-        if self.length == 0:
-            B, N, _, D = k.shape
-            self.k, self.v = k.new_empty(B, N, self.most, D), v.new_empty(B, N, self.most, D)
-        end = self.length + k.size(2)
-        self.k[:, :, self.length : end], self.v[:, :, self.length : end] = k, v
-        self.length = end
-        return self.k[:, :, :end], self.v[:, :, :end]
-
-
-class Cache:
-    """The keys and values of every layer, for at most `most` tokens a row: a token's are computed once."""
-
-    def __init__(self, config: GPT2Config, most: int):
-        self.layers = [LayerCache(most) for _ in range(config.n_layer)]
 
 
 def init_weights(model: nn.Module, config: GPT2Config) -> None:

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from minigpt.model import Cache, GPT2LMHead
+from minigpt.cache import Cache
+from minigpt.model import GPT2LMHead
 
 
 @torch.no_grad()
@@ -39,7 +40,8 @@ def generate(
     finished = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
     ids, mask, written = input_ids, attention_mask, []
     for _ in range(min(max_new_tokens, most - T)):
-        logits = model(ids, mask, cache)[:, -1].float()  # (B, V)
+        x = model.transformer(ids, mask, cache)[:, -1]  # (B, H): only the last token's logits are needed
+        logits = model.head(x).float()  # (B, V)
         token = next_token(logits, temperature, top_k, top_p, generator).masked_fill(finished, pad_id)  # (B,)
         written.append(token)
         if eos_id is not None:

@@ -13,10 +13,10 @@ from minirun.hardware import (
     explain_out_of_memory,
     keep_freed_memory,
     parameter_counts,
-    store_frozen_as,
 )
 from minirun.optimizer import make_optimizer, schedule
 from minirun.pace import fit_to_time, seconds_per_window
+from minirun.packed import prepare_frozen
 from minirun.page import inline_policy
 from minirun.processes import Processes, join_processes
 from minirun.record import Record, Step, claim_folder, step_seed
@@ -27,6 +27,5 @@ __all__ = [
     "Parser", "Processes", "Record", "RunOptions", "Step", "autocast", "catch_stop_signals", "check_tracker",
     "choose_device", "choose_precision", "claim_folder", "explain_out_of_memory", "fingerprint", "fit_to_time",
     "inline_policy", "join_processes", "keep_freed_memory", "make_optimizer", "option", "parameter_counts",
-    "parse_command", "progress_bar", "run_command", "schedule", "seconds_per_window", "step_seed",
-    "store_frozen_as",
+    "parse_command", "prepare_frozen", "progress_bar", "run_command", "schedule", "seconds_per_window", "step_seed",
 ]  # fmt: skip

@@ -75,13 +75,6 @@ def parameter_counts(model: torch.nn.Module) -> tuple[int, int]:
     return sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
 
 
-def store_frozen_as(dtype: torch.dtype, model: torch.nn.Module) -> None:
-    """Store frozen weights in the dtype of the matrix products: half the memory, and no conversion in every step."""
-    for parameter in model.parameters():
-        if not parameter.requires_grad:
-            parameter.data = parameter.data.to(dtype)
-
-
 @contextlib.contextmanager
 def explain_out_of_memory(what: object, advice: str) -> Iterator[None]:
     """Re-raise PyTorch's out-of-memory errors as a ValueError that names `what` was computed and gives `advice`."""

@@ -40,6 +40,6 @@ def test_auto_on_cuda_is_fp16_before_ampere(monkeypatch, capability, expected):
 
 def test_only_frozen_weights_are_stored_in_fewer_bits(model):
     model.bert.requires_grad_(False)
-    minirun.store_frozen_as(torch.bfloat16, model)
+    minirun.prepare_frozen(torch.bfloat16, model)
     assert {p.dtype for p in model.bert.parameters()} == {torch.bfloat16}
     assert {p.dtype for p in model.qa_outputs.parameters()} == {torch.float32}

@@ -8,7 +8,7 @@ import lora
 import minibert
 import squad
 from minihub import atomic_write, check_fit, write_json
-from minirun import choose_device, choose_precision, store_frozen_as
+from minirun import choose_device, choose_precision, prepare_frozen
 from squad.windowing import MAX_LENGTH, MAX_QUESTION, OVERLAP
 
 SHIPPED = Path(__file__).parent / "adapter"
@@ -32,7 +32,7 @@ def load_reader(
     bert, tokenizer, saved = load_model(model, revision)
     place = choose_device(device)
     dtype = choose_precision(precision, place)
-    store_frozen_as(dtype, bert)
+    prepare_frozen(dtype, bert.to(place))
     settings = {**window_sizes(bert.config), **saved, **settings}
     check_fit(tokenizer, bert.config.vocab_size, bert.config.longest_sequence, settings["max_length"])
     return squad.Reader(bert, tokenizer, device=place, precision=dtype, **settings)

@@ -11,7 +11,7 @@ import lora
 import minigpt
 import squad
 from minihub import load_tokenizer, read_object
-from minirun import autocast, choose_device, choose_precision, store_frozen_as
+from minirun import autocast, choose_device, choose_precision, prepare_frozen
 from squad.prompts import Prompts, collate_prompts, make_prompts
 
 ROWS = 16  # prompts answered together
@@ -103,6 +103,6 @@ def load_writer(run: str | Path, device: str = "auto", precision: str = "auto") 
     lora.remove_lora(model)
     place = choose_device(device)
     dtype = choose_precision(precision, place)
-    store_frozen_as(dtype, model.requires_grad_(False))
+    prepare_frozen(dtype, model.requires_grad_(False).to(place))
     sizes = {name: config[name] for name in ("max_length", "max_answer_tokens", "silence")}
     return Writer(model, tokenizer, **sizes, device=place, precision=dtype)

@@ -1,0 +1,111 @@
+"""Faster products with frozen weights on some CPUs: oneDNN with the weights in its own order, instead of MKL."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+
+def prepare_frozen(dtype: torch.dtype, model: nn.Module) -> None:
+    """Store frozen weights for fast products: in `dtype`, that of the products, and packed where that pays.
+
+    The dtype costs half the memory or none, and saves a conversion in every step.
+    """
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.to(dtype)
+    pack_frozen(model)
+
+
+def pack_frozen(model: nn.Module, pays: Callable[[Tensor], bool] | None = None) -> int:
+    """Replace every linear layer whose weights are frozen by a PackedLinear, where that pays; returns how many.
+
+    Args: pays: weight -> whether products with it are faster packed; `packing_pays` by default.
+    """
+    linears = [(name, layer) for name, layer in model.named_modules() if type(layer) is nn.Linear]
+    frozen = [(name, layer) for name, layer in linears if not any(p.requires_grad for p in layer.parameters())]
+    packed = [(name, PackedLinear(layer)) for name, layer in frozen if (pays or packing_pays)(layer.weight)]
+    for name, layer in packed:
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, layer)
+    return len(packed)
+
+
+def packing_pays(weight: Tensor) -> bool:
+    """Whether products with this weight are faster packed.
+
+    They are in float32 on AMD's processors, for which MKL, PyTorch's choice in float32, has slow kernels: 108 GFLOP/s
+    on a core of an EPYC with AVX-512, where oneDNN reaches 250 (docs/log.md). The results differ by rounding only.
+    """
+    return weight.device.type == "cpu" and weight.dtype == torch.float32 and _is_amd() and can_pack()
+
+
+def can_pack() -> bool:
+    """Whether this PyTorch has the operators. They are those that torch.compile uses, and not a public interface."""
+    names = ("_reorder_linear_weight", "_linear_pointwise")
+    return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in names)
+
+
+@functools.cache
+def _is_amd() -> bool:
+    cpuinfo = Path("/proc/cpuinfo")
+    return cpuinfo.exists() and "AuthenticAMD" in cpuinfo.read_text(errors="replace")
+
+
+class PackedLinear(nn.Linear):
+    """h = W x + b with W and b frozen, as the given layer and with its parameters, computed by oneDNN.
+
+    W is packed at its first use, and anew when it has changed (merging an adapter changes it); W' for the gradient of x
+    is packed when a gradient is first needed. Each takes as much memory as W.
+    """
+
+    def __init__(self, layer: nn.Linear):
+        nn.Module.__init__(self)  # nn.Linear's own would fill new weights
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.weight, self.bias = layer.weight, layer.bias
+        self.train(layer.training)
+        self._packed: dict[bool, tuple] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out), in the dtype of the weights."""
+        return _PackedProduct.apply(x.to(self.weight.dtype), self)
+
+    @property
+    def products(self) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+        """rows (n, in) -> W x + b (n, out), and rows (n, out) -> W' dh (n, in); new tensors, without gradients."""
+        return self._product, self._product_back
+
+    def _product(self, x: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(x, self._pack(transposed=False), self.bias, "none", [], "")
+
+    def _product_back(self, dh: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(dh.contiguous(), self._pack(transposed=True), None, "none", [], "")
+
+    def _pack(self, transposed: bool) -> Tensor:
+        """W, or W', in oneDNN's order."""
+        state = self.weight.data_ptr(), self.weight._version
+        found = self._packed.get(transposed)
+        if found is None or found[0] != state:
+            W = self.weight.detach()
+            W = torch.ops.mkldnn._reorder_linear_weight(W.T.contiguous() if transposed else W, None)
+            self._packed[transposed] = found = state, W
+        return found[1]
+
+    def __getstate__(self) -> dict:
+        """Copies and pickles hold no packed weights, which can be neither."""
+        return self.__dict__ | {"_packed": {}}
+
+
+class _PackedProduct(torch.autograd.Function):
+    """h = W x + b; dx = W' dh. Vectors are rows."""
+
+    @staticmethod
+    def forward(ctx, x, layer):
+        ctx.product_back = layer.products[1]
+        return layer.products[0](x.reshape(-1, x.size(-1))).view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx, dh):
+        return ctx.product_back(dh.reshape(-1, dh.size(-1))).view(*dh.shape[:-1], -1), None

@@ -1,0 +1,106 @@
+"""minirun/packed.py: the products of oneDNN against plain ones, forwards and backwards, alone and under LoRA."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import add_lora
+
+import lora
+import minibert
+from minirun import packed
+
+pytestmark = pytest.mark.skipif(not packed.can_pack(), reason="this PyTorch has no packed products")
+
+
+def close(found, expected):
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def every(weight):
+    return True
+
+
+def linear(inputs=15, outputs=22, bias=True):
+    return torch.nn.Linear(inputs, outputs, bias).requires_grad_(False)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", [(3, 7), (1, 1), (5,)])
+def test_values_and_gradients_are_those_of_f_linear(rows, bias):
+    layer = linear(bias=bias)
+    x, again = (torch.randn(*rows, 15, generator=torch.Generator().manual_seed(1)).requires_grad_() for _ in range(2))
+    found, expected = packed.PackedLinear(layer)(x), F.linear(again, layer.weight, layer.bias)
+    close(found, expected)
+    slope = torch.randn_like(expected)
+    found.backward(slope)
+    expected.backward(slope)
+    close(x.grad, again.grad)
+
+
+def test_a_gradient_that_is_a_view_is_taken(config):
+    layer = packed.PackedLinear(linear())
+    x = torch.randn(7, 15, requires_grad=True)
+    layer(x).T.sum().backward()  # an expanded gradient, without memory of its own
+    close(x.grad, layer.weight.sum(0).expand(7, 15))
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_an_adapted_model_has_the_same_logits_and_gradients_packed(model, inputs, merged):
+    add_lora(model, rank=2, alpha=4)
+    for _, layer in lora.lora_layers(model):
+        torch.nn.init.normal_(layer.lora_B)
+    other = copy.deepcopy(model)
+    assert packed.pack_frozen(other, every) == 12  # six in each of two layers, but not the head, which trains
+    assert list(other.state_dict()) == list(model.state_dict())
+    gradients = []
+    for one in (model, other):
+        if merged:
+            lora.merge(one)
+        start, end = one(*inputs)
+        mask = inputs[2].bool()
+        (start[mask].sin().sum() + end[mask].cos().sum()).backward()
+        gradients.append([p.grad for p in one.parameters() if p.grad is not None] + [start[mask], end[mask]])
+    assert len(gradients[0]) == (4 if merged else 4 + 2 * len(list(lora.lora_layers(model))))
+    for found, expected in zip(*gradients, strict=True):
+        close(found, expected)
+
+
+def test_merging_after_use_packs_anew_and_unmerging_too(model, inputs):
+    add_lora(model, rank=2, alpha=4)
+    for _, layer in lora.lora_layers(model):
+        torch.nn.init.normal_(layer.lora_B)
+    packed.pack_frozen(model, every)
+    with torch.no_grad():
+        before = model(*inputs)
+        lora.merge(model)
+        close(model(*inputs), before)
+        close(
+            model.bert.layers[0].query(torch.ones(15)),
+            F.linear(torch.ones(15), *model.bert.layers[0].query.base.parameters()),
+        )
+        lora.unmerge(model)
+        close(model(*inputs), before)
+
+
+def test_only_frozen_linears_are_packed_where_it_pays(model):
+    assert packed.pack_frozen(model, every) == 0
+    model.bert.requires_grad_(False)
+    assert packed.pack_frozen(model, lambda weight: weight.shape[0] == 22) == 2
+    kinds = {name: type(part) for name, part in model.named_modules()}
+    assert kinds["bert.layers.0.intermediate"] is packed.PackedLinear
+    assert kinds["bert.layers.0.query"] is kinds["qa_outputs"] is torch.nn.Linear
+    assert not packed.packing_pays(torch.zeros(3, 3, dtype=torch.bfloat16))
+
+
+def test_copies_pickles_and_checkpoints_hold_the_plain_weights(model, inputs, tmp_path):
+    model.requires_grad_(False)
+    before = model(*inputs)
+    packed.pack_frozen(model, every)
+    close(model(*inputs), before)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        close(other(*inputs), before)
+    minibert.save_pretrained(model, tmp_path)
+    close(minibert.load_pretrained(tmp_path)(*inputs), before)
