@@ -134,7 +134,7 @@ def prepare(options: Options, evaluated: Path | None, processes: minirun.Process
     settings = squad.read_settings(trained_part(options, evaluated) / "qa.json") if evaluated else {}
     # Taken before frozen weights are rounded, so that a run can be resumed in another precision.
     fingerprints = {} if evaluated else {"model": minirun.fingerprint(model, str(config.with_dropout(0.0)))}
-    minirun.prepare_frozen(dtype, model.to(device))
+    minirun.prepare_frozen(dtype, model.to(device), pack=not options.compile)
     if options.train == "excerpt" and not (options.max_train_examples or evaluated or processes.size > 1):
         shape = options.batch_size, min(options.max_length, 176)  # about the mean length of a batch
         each = options.epochs * minirun.seconds_per_window(model.train(), device, dtype, shape)

@@ -6,6 +6,7 @@
     python -m experiments padding          static, dynamic and like-length batches
     python -m experiments before-after     the same questions before and after fine-tuning
     python -m experiments decoding         greedy, top-k, nucleus, temperature, on a run of train_gpt.py
+    python -m experiments pointing         the same questions answered by pointing and by writing
 
 A run of MiniLM on 4,000 questions takes 2 minutes per epoch on 2 CPU cores; with fewer it learns next to nothing.
 
@@ -19,7 +20,7 @@ import sys
 
 import minirun
 
-NAMES = ("ablate", "compare", "sweep", "padding", "before-after", "decoding")
+NAMES = ("ablate", "compare", "sweep", "padding", "before-after", "decoding", "pointing")
 
 
 def main() -> int:

@@ -8,15 +8,17 @@ import torch
 from torch import Tensor, nn
 
 
-def prepare_frozen(dtype: torch.dtype, model: nn.Module) -> None:
+def prepare_frozen(dtype: torch.dtype, model: nn.Module, pack: bool = True) -> None:
     """Store frozen weights for fast products: in `dtype`, that of the products, and packed where that pays.
 
-    The dtype costs half the memory or none, and saves a conversion in every step.
+    In 16 bits they take half the memory, and need no conversion in every step. pack=False: for torch.compile, which
+    packs by itself.
     """
     for parameter in model.parameters():
         if not parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)
-    pack_frozen(model)
+    if pack:
+        pack_frozen(model)
 
 
 def pack_frozen(model: nn.Module, pays: Callable[[Tensor], bool] | None = None) -> int:

@@ -30,7 +30,7 @@ def test_flops_are_those_that_torch_counts(config):
     ids, positions = torch.randint(1, 37, (3, 7)), torch.tensor([0, 4, 6])
     ones = torch.ones_like(ids)
 
-    def plain(x, W, b, sA, B):  # torch does not count products in place
+    def plain(x, W, b, sA, B, products):  # torch does not count products in place
         return linear(x, W, b) + linear(linear(x, sA), B)
 
     with patch("lora.linear.lora_linear", plain), FlopCounterMode(display=False) as counter:

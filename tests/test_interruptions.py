@@ -188,7 +188,7 @@ def test_resuming_says_what_changed(tiny, tmp_path, capsys):
     [
         (("--lora-rank", "4"), "--lora-rank 8 -> 4: cannot change in a resumed run"),
         (("--lora-targets", "attention"), "--lora-targets all -> attention: cannot change"),
-        (("--seed", "7", "--batch-size", "2"), "--batch-size 4 -> 2, --seed 0 -> 7: cannot change"),
+        (("--seed", "7", "--batch-size", "2"), "--seed 0 -> 7, --batch-size 4 -> 2: cannot change"),
         (("--train", "other.json"), "this run was started with another data"),
         (("--model", "other"), "this run was started with another model"),
     ],

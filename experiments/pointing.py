@@ -1,0 +1,85 @@
+"""Pointing or writing: the same questions answered by an encoder that points and a decoder that writes."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+import minirun
+import squad
+from experiments import common
+from minibert.qa import load_reader
+from minigpt.qa import load_writer, write_answers
+from minirun import Parser
+from squad.calibration import calibration_error
+from squad.dataset import load_examples
+from squad.prompts import make_prompts
+
+
+def main(argv: Sequence[str]) -> int:
+    parser, output = (
+        Parser(prog="python -m experiments pointing", description=__doc__),
+        Path("runs/experiments/pointing"),
+    )
+    add = parser.add_argument
+    add("--reader", metavar="RUN", help="a run of train.py; the adapter that comes with this package by default")
+    add("--writer", metavar="RUN", required=True, help="a run of train_gpt.py")
+    add("--dev", metavar="FILE", default=str(common.DATA / "dev.json.gz"), help="(data/dev.json.gz)")
+    add("--questions", metavar="N", type=common.positive, default=300, help="the first N questions of it (300)")
+    add("--output", metavar="DIR", type=Path, default=output, help=f"folder for everything ({output})")
+    options = parser.parse_args(argv)
+    examples, _ = load_examples(options.dev, options.questions)
+    found = {"points": pointed(options.reader, examples), "writes": written(options.writer, examples)}
+    silent = squad.official_metrics(examples, {e.id: "" for e in examples})
+    rows = [{"figure": name, **{way: row[name] for way, row in found.items()}} for name in found["points"]]
+    columns = {
+        "": lambda r: r["figure"],
+        f"points: {options.reader or 'the adapter of this package'}": lambda r: r["points"],
+        f"writes: {options.writer}": lambda r: r["writes"],
+    }
+    notes = f'{len(examples)} questions of {Path(options.dev).name}; always "" has F1 {silent["f1"]:.2f}.'
+    common.report(options.output, "Pointing or writing", rows, columns, notes)
+    return 0
+
+
+def pointed(run: str | None, examples: Sequence[squad.Example]) -> dict[str, str]:
+    """The figures of answers that are spans of their texts."""
+    reader = load_reader(run) if run else load_reader()
+    began = time.perf_counter()
+    answers = reader(
+        [e.question for e in examples], [e.context for e in examples], progress=minirun.progress_bar("point")
+    )
+    seconds = time.perf_counter() - began
+    texts = {e.id: answer["answer"] for e, answer in zip(examples, answers, strict=True)}
+    exact, _ = squad.question_scores(examples, texts)
+    error = calibration_error(np.array([answer["score"] for answer in answers]), exact)
+    knows = {"its place in the text": "yes", 'odds of "", a threshold': "yes", "calibration error": f"{error:.1%}"}
+    can = {"can say what is not in the text word for word": "no"}
+    return figures(examples, texts, seconds) | knows | can
+
+
+def written(run: str, examples: Sequence[squad.Example]) -> dict[str, str]:
+    """The figures of answers that were written, greedily."""
+    writer = load_writer(run)
+    began = time.perf_counter()
+    room, eos_id = writer.max_answer_tokens, writer.model.config.eos_token_id
+    asked = make_prompts(examples, writer.tokenizer, writer.max_length, eos_id, room)
+    with minirun.autocast(writer.device, writer.precision):
+        progress = minirun.progress_bar("write")
+        answers = write_answers(writer.model, writer.tokenizer, asked, room, writer.silence, progress)
+    texts = dict(zip([e.id for e in examples], answers, strict=True))
+    knows = {"its place in the text": "no", 'odds of "", a threshold': "no", "calibration error": "no confidence given"}
+    can = {"can say what is not in the text word for word": "yes"}
+    return figures(examples, texts, time.perf_counter() - began) | knows | can
+
+
+def figures(examples: Sequence[squad.Example], texts: dict[str, str], seconds: float) -> dict[str, str]:
+    metrics = squad.official_metrics(examples, texts)
+    given = [e for e in examples if texts[e.id]]
+    inside = sum(texts[e.id] in e.context for e in given) / max(1, len(given))
+    row = {name: f"{metrics[key]:.2f}" for name, key in (("EM", "exact"), ("F1", "f1"), ("HasAns F1", "HasAns_f1"))}
+    row["NoAns F1"] = f"{metrics['NoAns_f1']:.2f}" if "NoAns_f1" in metrics else "-"
+    row["answered"] = f"{len(given) / len(examples):.0%}"
+    row["answers that stand in the text"] = f"{inside:.0%}" if given else "none given"
+    return row | {"questions a second": f"{len(examples) / seconds:.1f}"}
