@@ -1,0 +1,177 @@
+"""The judge of each step: raises AssertionError, which says what differs. Each has an oracle of its own."""
+
+import itertools
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from torch import nn
+
+import minibert
+from minibert.model import Layer
+
+GOLDEN = Path(__file__).parent.parent / "tests" / "golden" / "tiny" / "model.safetensors"
+
+
+def close(found, expected, what: str) -> None:
+    assert isinstance(found, torch.Tensor), f"{what}: a {type(found).__name__}, expected a tensor"
+    assert found.shape == expected.shape, f"{what}: shape {tuple(found.shape)}, expected {tuple(expected.shape)}"
+    worst = float((found - expected).detach().abs().max())
+    assert worst < 1e-4, f"{what}: differs by up to {worst:.3g}"
+
+
+def attention(yours) -> None:
+    """PyTorch's own scaled_dot_product_attention."""
+    q, k, v = torch.randn(3, 2, 3, 7, 5).unbind(0)
+    mask = (torch.arange(7) < torch.tensor([[7], [4]]))[:, None, None, :]
+    close(yours(q, k, v, torch.ones_like(mask)), F.scaled_dot_product_attention(q, k, v), "without padding")
+    close(yours(q, k, v, mask), F.scaled_dot_product_attention(q, k, v, attn_mask=mask), "with padding")
+    half = yours(q.half(), k.half(), v.half(), mask)
+    assert half.isfinite().all(), "in float16: not finite; is the masked score a number that float16 cannot hold?"
+
+
+def encoder_layer(yours) -> None:
+    """PyTorch's nn.TransformerEncoderLayer with the same weights."""
+    sizes = {"hidden_size": 15, "num_attention_heads": 3, "intermediate_size": 22, "layer_norm_eps": 1e-5}
+    config = minibert.BertConfig(vocab_size=9, max_position_embeddings=7, num_hidden_layers=1, **sizes).with_dropout(
+        0.0
+    )
+    layer = Layer(config).eval()
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    theirs = nn.TransformerEncoderLayer(15, 3, 22, dropout=0.0, activation="gelu", batch_first=True).eval()
+    state = {"self_attn.out_proj": layer.attention_output, "linear1": layer.intermediate, "linear2": layer.output}
+    state |= {"norm1": layer.attention_norm, "norm2": layer.output_norm}
+    with torch.no_grad():
+        for name, part in state.items():
+            theirs.get_submodule(name).load_state_dict(part.state_dict())
+        for kind in ("weight", "bias"):
+            joined = torch.cat([getattr(part, kind) for part in (layer.query, layer.key, layer.value)])
+            getattr(theirs.self_attn, f"in_proj_{kind}").copy_(joined)
+        x, there = torch.randn(2, 7, 15), torch.arange(7) < torch.tensor([[7], [4]])
+        found = yours(layer, x, there[:, None, None, :])
+        expected = theirs(x, src_key_padding_mask=~there)
+    assert found is not None and found.shape == x.shape, f"the output has to be of shape {tuple(x.shape)}"
+    close(found[there], expected[there], "the output")
+
+
+def checkpoint_names(yours) -> None:
+    """The names in a checkpoint that transformers wrote, and those of our model's parts."""
+    with safe_open(GOLDEN, framework="pt") as file:
+        theirs = {key.rpartition(".")[0] for key in file.keys()}  # noqa: SIM118
+    config = minibert.load_pretrained(GOLDEN.parent).config
+    parts = minibert.BertForQuestionAnswering(config).named_modules()
+    ours = {name for name, part in parts if list(part.parameters(recurse=False))}
+    found = yours(config.num_hidden_layers)
+    assert found.keys() == ours, f"as our names, missing or too many: {sorted(found.keys() ^ ours)[:3]}"
+    wrong = set(found.values()) ^ {name for name in theirs if "pooler" not in name}
+    assert not wrong, f"as the checkpoint's names, missing or too many: {sorted(wrong)[:3]}"
+    pairs = {"bert.layers.0.attention_output": "bert.encoder.layer.0.attention.output.dense"}
+    pairs |= {"bert.layers.1.output": "bert.encoder.layer.1.output.dense"}
+    for name, expected in pairs.items():
+        assert found[name] == expected, f"{name} -> {found[name]}, expected {expected}"
+
+
+def lora_linear(yours) -> None:
+    """The formula, written with one product after the other."""
+    base, x = nn.Linear(5, 4), torch.randn(3, 7, 5)
+    before = base(x)
+    layer = yours(base, 2, 6.0)
+    close(layer(x), before, "at the start, where B is zero")
+    assert layer.lora_A.abs().sum() > 0, "A is zero at the start, like B: then no gradient reaches either"
+    W = base.weight.detach().clone()
+    with torch.no_grad():
+        layer.lora_B.normal_()
+        expected = before + 3.0 * (layer.lora_B @ (layer.lora_A @ x[..., None]))[..., 0]
+    close(layer(x), expected, "with B no longer zero")
+    layer.merge()
+    layer.merge()
+    close(layer(x), expected, "after merging twice (the second time changes nothing)")
+    close(base.weight, W + 3.0 * layer.lora_B @ layer.lora_A, "W after merging")
+    layer.unmerge()
+    close(layer(x), expected, "after unmerging")
+    assert torch.equal(base.weight, W), "unmerging does not restore W to the last bit"
+
+
+def char_to_token_span(yours) -> None:
+    """A look at every token: does it share a character with the span?"""
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        cuts = np.sort(rng.choice(30, size=2 * int(rng.integers(1, 8)), replace=False)).reshape(-1, 2)
+        start = int(rng.integers(0, 29))
+        end = int(rng.integers(start + 1, 31))
+        inside = [i for i, (a, b) in enumerate(cuts) if a < end and start < b]
+        expected, found = (inside[0], inside[-1]) if inside else None, yours(cuts, start, end)
+        assert found == expected, f"offsets {cuts.tolist()}, characters {start} to {end}: {found}, expected {expected}"
+
+
+def windows(yours) -> None:
+    """Pieces laid down one after the other until the end is reached."""
+    for question, context, length, overlap in itertools.product((2, 3), range(1, 25), (9, 10), (0, 1, 3)):
+        room, expected = length - question, [(0, min(length - question, context))]
+        while expected[-1][1] < context:
+            begin = expected[-1][0] + room - overlap
+            expected.append((begin, min(begin + room, context)))
+        found = [tuple(map(int, piece)) for piece in yours(question, context, length, overlap)]
+        where = f"question {question}, context {context}, length {length}, overlap {overlap}"
+        assert found == expected, f"{where}: {found}, expected {expected}"
+
+
+def span_loss(yours) -> None:
+    """-log of each right position's softmax, row by row."""
+    start_logits, end_logits = torch.randn(2, 3, 7).unbind(0)
+    mask = torch.tensor([[1, 0, 0, 1, 1, 1, 1], [1, 0, 1, 1, 1, 0, 0], [1, 0, 0, 0, 1, 1, 0]]).bool()
+    for start, end in (([3, 2, 4], [5, 2, 5]), ([0, 2, 0], [0, 4, 0])):
+        total = 0.0
+        for logits, positions in ((start_logits, start), (end_logits, end)):
+            for row, allowed, position in zip(logits.tolist(), mask.tolist(), positions, strict=True):
+                total -= row[position] - math.log(sum(math.exp(v) for v, a in zip(row, allowed, strict=True) if a))
+        found = yours(start_logits, end_logits, torch.tensor(start), torch.tensor(end), mask)
+        close(found, torch.tensor(total / 6), f"positions {start} to {end}")
+
+
+def best_span(yours) -> None:
+    """All pairs of positions."""
+    generator = torch.Generator().manual_seed(0)
+    for T, most in itertools.product((2, 7, 12), (1, 3, 30)):
+        start, end = torch.randn(2, T, generator=generator).unbind(0)
+        mask = torch.rand(T, generator=generator) < 0.7
+        mask[0] = mask[1] = True
+        start[0] = end[0] = 9.0  # the null score must not win
+        pairs = [(i, j) for i in range(1, T) for j in range(i, min(T, i + most)) if mask[i] and mask[j]]
+        score, i, j = max((float(start[i] + end[j]), i, j) for i, j in pairs)
+        found = yours(start, end, mask, most)
+        assert tuple(found[1:]) == (i, j), f"T {T}, at most {most}: {tuple(found[1:])}, expected {(i, j)}"
+        assert abs(found[0] - score) < 1e-4, f"T {T}, at most {most}: score {found[0]}, expected {score}"
+
+
+def best_threshold(yours) -> None:
+    """Every threshold between two questions, tried."""
+
+    def mean(threshold: float) -> float:
+        return float(np.where(odds > threshold, ~has_answer, f1).mean())
+
+    rng = np.random.default_rng(0)
+    for size in (1, 2, 5, 40):
+        odds = rng.integers(-3, 4, size).astype(float)  # with ties
+        has_answer = rng.random(size) < 0.5
+        f1 = np.where(has_answer, rng.random(size), 0.0)
+        best = max(mean(t) for t in np.arange(-4, 5) + 0.5)
+        found = mean(float(yours(odds, f1, has_answer)))
+        assert abs(found - best) < 1e-9, f"odds {odds.tolist()}: mean F1 {found:.4f}, expected {best:.4f}"
+
+
+def scores(yours) -> None:
+    """Worked examples."""
+    cases = [
+        ("the Normans", "Normans", 1, 1), ("Denver Broncos", "the Broncos!", 0, 2 / 3), ("10th", "10th-century", 0, 0),
+        ("a b c d", "b c", 0, 0.8), ("very very good", "very good good", 0, 2 / 3), ("", "", 1, 1),
+        ("", "Rollo", 0, 0), ("Rollo", "", 0, 0), ("U.S.", "us", 1, 1), ("The", "a", 1, 1),
+    ]  # fmt: skip
+    for gold, predicted, em, f1 in cases:
+        found = tuple(map(float, yours(gold, predicted)))
+        right = abs(found[0] - em) < 1e-9 and abs(found[1] - f1) < 1e-9
+        assert right, f"gold {gold!r}, predicted {predicted!r}: EM and F1 {found}, expected {(em, f1)}"
