@@ -2,7 +2,8 @@
 
     pip install -e '.[bench]' && python bench/answers.py
 
-Both sides answer the same 500 questions of data/dev.json.gz in a random order, on a CPU in bf16: theirs in batches of
+Both sides answer the same 500 questions of data/dev.json.gz in a random order, on a CPU in bf16
+where the processor has it natively and in float32 elsewhere, both sides alike: theirs in batches of
 32 in this order, padded to the longest, with run_qa's search of the 20 best starts and ends; ours with the reader of
 minibert.qa. Each side has a process of its own and waits while the other works. Then one question at a time, ours only.
 Medians; every round is printed.
@@ -25,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import squad
 from bench.worker import Worker
 from minibert import qa
-from minirun import keep_freed_memory
+from minirun import choose_precision, keep_freed_memory
 
 BATCH = 32
 
@@ -34,21 +35,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--questions", type=int, default=500)
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
     options = parser.parse_args()
-    found = measure(options.rounds, options.questions)
+    found = measure(options.rounds, options.questions, options.precision)
     print(f"\n{torch.get_num_threads()} threads, torch {torch.__version__}; medians: "
           f"transformers {found['transformers']:.1f}/s, minibert {found['minibert']:.1f}/s")  # fmt: skip
     ratio = found["minibert"] / found["transformers"]
-    print(f"ratio {ratio:.2f}; the same best span for {found['same']:.1%} (bf16 rounds)")
+    print(f"ratio {ratio:.2f}; the same best span for {found['same']:.1%} (of the last round)")
     print(f"one question on one paragraph, minibert: median {found['p50']:.1f} ms, 95% under {found['p95']:.1f} ms")
 
 
-def measure(rounds: int, count: int) -> dict[str, float]:
+def measure(rounds: int, count: int, precision: str = "auto") -> dict[str, float]:
     """Medians: questions a second of both sides, the share of same answers, milliseconds for one question."""
     examples = squad.read_examples(squad.find_data("excerpt", "dev"))
     order = np.random.default_rng(0).permutation(len(examples))[:count]
     questions, contexts = [examples[i].question for i in order], [examples[i].context for i in order]
-    workers = {name: Worker(prepare, name) for name in ("transformers", "minibert")}
+    workers = {name: Worker(prepare, name, precision) for name in ("transformers", "minibert")}
     speeds, answers = defaultdict(list), {}
     for number in range(rounds + 1):
         for name, worker in workers.items():
@@ -65,9 +67,9 @@ def measure(rounds: int, count: int) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in speeds.items()} | {"same": same, "p50": p50, "p95": p95}
 
 
-def prepare(name: str) -> Callable:
+def prepare(name: str, precision: str) -> Callable:
     """For a Worker: lists of questions and contexts -> the answers and the seconds they took."""
-    answer = {"minibert": build_ours, "transformers": build_theirs}[name]()
+    answer = {"minibert": build_ours, "transformers": build_theirs}[name](precision)
 
     def timed(questions: list[str], contexts: list[str]) -> tuple[list[str], float]:
         start = time.perf_counter()
@@ -77,10 +79,10 @@ def prepare(name: str) -> Callable:
     return timed
 
 
-def build_ours():
+def build_ours(precision: str):
     """A function of lists that answers with the reader of minibert.qa, which must always answer."""
     keep_freed_memory()  # as the command line does
-    reader = qa.load_reader(device="cpu", precision="bf16")
+    reader = qa.load_reader(device="cpu", precision=precision)
 
     def answer(questions, contexts):
         return [a["answer"] for a in reader(questions, contexts, handle_impossible_answer=False)]
@@ -88,16 +90,17 @@ def build_ours():
     return answer
 
 
-def build_theirs():
+def build_theirs(precision: str):
     """A function of lists that answers with transformers: its fast tokenizer, its model, run_qa's post-processing."""
     from transformers import AutoModelForQuestionAnswering, AutoTokenizer
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    dtype = choose_precision(precision, torch.device("cpu"))
     with tempfile.TemporaryDirectory() as folder:
         qa.export(qa.load.SHIPPED, "", Path(folder))
-        model = AutoModelForQuestionAnswering.from_pretrained(folder, dtype=torch.bfloat16).eval()
+        model = AutoModelForQuestionAnswering.from_pretrained(folder, dtype=dtype).eval()
         tokenizer = AutoTokenizer.from_pretrained(folder)
 
     @torch.inference_mode()

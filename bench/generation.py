@@ -28,7 +28,7 @@ def generation(quick: bool = False) -> list[dict]:
     for name, shape in SHAPES.items():
         for dtype in dtypes:
             for batch in (1, 16):
-                ours, theirs = speeds(shape, dtype, batch, rounds=1 if quick else 5)
+                ours, theirs = speeds(shape, dtype, batch, rounds=1 if quick else 3)
                 label = f"writing, {name}, random weights, {str(dtype)[6:]}, {batch} at once, against transformers"
                 value = f"{ours / theirs:.1f} x ({ours:.0f} against {theirs:.0f} tokens/s)"
                 rows.append(row(label, f"{GOAL} x", value, ours / theirs >= GOAL, ours=ours, theirs=theirs))

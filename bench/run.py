@@ -5,8 +5,9 @@
     python bench/run.py --only start                                     one part again, the others unchanged
     python bench/run.py --device cuda                                    on a GPU: bert-base against transformers + PEFT
 
-Both sides of a comparison take turns on the same questions of data/. Medians are reported, and beside them the matrix
-speed that the machine reaches in the same minutes. Writes bench/results/NAME.json and NAME.md.
+Both sides of a comparison take turns on the same questions of data/, in the same precision: bf16 where the processor
+has it natively, else float32. Medians are reported, beside the matrix speed that the machine reaches in these minutes.
+Writes bench/results/KIND-PRECISION.json and .md, where the kind of machine is amx, avx512-bf16, avx2 or cuda.
 """
 
 import statistics
@@ -22,20 +23,20 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from bench import answers, others
 from bench.generation import generation
-from bench.machine import describe, matrix_peak
+from bench.machine import describe, kind_of_machine, matrix_peak
 from bench.sides import Setup, config_of, load_windows, prepare, random_bert_base, training_flops
 from bench.table import markdown, row, write
 from bench.worker import Worker
 from minihub import read_object
-from minirun import Parser, choose_device, run_command
+from minirun import Parser, choose_device, choose_precision, run_command
 
 RUN_QA = {"precision": "fp32", "pad_to": 384, "dropout": 0.1}
 # label, ours, theirs
 CPU_ROWS = [
     ("ours by default, against run_qa's default (float32, padded to 384, dropout 0.1)", {}, RUN_QA),
-    ("ours by default, against bf16, dynamic padding, dropout 0.1", {}, {"dropout": 0.1}),
-    ("like for like: no dropout on either side, bf16, dynamic padding", {}, {}),
-    ("like for like: dropout 0.1 everywhere, bf16, dynamic padding", {"dropout": 0.1}, {"dropout": 0.1}),
+    ("ours by default, against the same precision, dynamic padding, dropout 0.1", {}, {"dropout": 0.1}),
+    ("like for like: no dropout on either side, dynamic padding", {}, {}),
+    ("like for like: dropout 0.1 everywhere, dynamic padding", {"dropout": 0.1}, {"dropout": 0.1}),
 ]
 GPU_ROWS = [
     ("dropout 0.1 on both sides, bf16, dynamic padding", {"dropout": 0.1}, {"dropout": 0.1}),
@@ -49,6 +50,8 @@ MEMORY_GOALS = {"minilm": 0.3, "gpu": 0.6}  # of theirs as they are shipped, wit
 def main() -> int:
     parser = Parser(description=__doc__)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what the training rows run on")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto",
+                        help="of both sides; auto: bf16 where the processor has it natively, else fp32")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="one round each, no growth of work")
     parser.add_argument("--uqa", metavar="FILE", help="SQuAD file to tokenise, such as UQA's train set of 145 MB")
     parser.add_argument("--only", metavar="PART", help="one of: " + ", ".join(parts("cpu")))
@@ -58,7 +61,8 @@ def main() -> int:
     todo = parts(options.device)
     if options.only and options.only not in todo:
         parser.error(f"--only {options.only}: expected one of {', '.join(todo)}")
-    file = Path(options.output) / f"{options.device}.json"
+    options.precision = resolved(options.precision, device)
+    file = Path(options.output) / f"{kind_of_machine(device)}-{options.precision}.json"
     report = {"machine": describe(device), "parts": earlier(file, describe(device)) if options.only else {}}
     for name, part in todo.items():
         if options.only in (None, name):
@@ -67,6 +71,13 @@ def main() -> int:
             write(report, file)
     print("\n" + markdown(report))
     return 0
+
+
+def resolved(precision: str, device: torch.device) -> str:
+    """auto -> the precision that both sides use on this machine."""
+    if precision != "auto":
+        return precision
+    return "fp32" if choose_precision("auto", device) == torch.float32 else "bf16"
 
 
 def earlier(file: Path, machine: dict) -> dict:
@@ -99,8 +110,9 @@ def training(name: str, options) -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
         model = "minilm" if name == "minilm" else str(random_bert_base(Path(folder)))
         shared = {"model": model, "device": "cuda" if on_gpu else "cpu", "batch": 32 if on_gpu else 16}
+        shared["precision"] = options.precision
         pairs = [
-            (Setup("ours", **shared, **ours), Setup("theirs", **shared, **theirs))
+            (Setup("ours", **shared | ours), Setup("theirs", **shared | theirs))
             for _, ours, theirs in (GPU_ROWS if on_gpu else CPU_ROWS)
         ]
         setups = list(dict.fromkeys(setup for pair in pairs for setup in pair))
@@ -111,9 +123,11 @@ def training(name: str, options) -> list[dict]:
     for (label, _, _), goal, (ours, theirs) in zip(table, GOALS[name], pairs, strict=True):
         a, b = statistics.median(speeds[ours]), statistics.median(speeds[theirs])
         value = f"{a / b:.1f} x ({a:.1f} against {b:.1f} questions/s)"
-        rows.append(row(f"training {name}, {label}", f"{goal} x", value, a / b >= goal, ours=a, theirs=b))
+        rows.append(
+            row(f"training {name} in {options.precision}, {label}", f"{goal} x", value, a / b >= goal, ours=a, theirs=b)
+        )
     share, peak, goal = statistics.median(shares), statistics.median(peaks), PEAK_GOALS.get(name)
-    label = f"training {name}, ours by default: share of the bf16 matrix peak, real tokens only"
+    label = f"training {name}, ours by default: share of the {options.precision} matrix peak, real tokens only"
     met = None if goal is None else share >= goal
     value = f"{share:.0%} of {peak / 1e9:,.0f} GFLOP/s"
     rows.append(row(label, f"{goal:.0%}" if goal else "-", value, met, share=share, peak=peak))
@@ -135,7 +149,7 @@ def measure(setups: list[Setup], rounds: int, steps: int, name: str) -> tuple[di
     device = torch.device(setups[0].device)
     for number in range(name == "bert-base", rounds + 1):
         rows = np.random.default_rng(number).permutation(len(data.windows))[: steps * setups[0].batch].tolist()
-        peak = matrix_peak(device)
+        peak = matrix_peak(device, torch.float32 if setups[0].precision == "fp32" else torch.bfloat16)
         for setup in setups:
             worker = workers.pop(setup, None) or Worker(prepare, setup)
             seconds, memory[setup] = worker.ask(rows)
@@ -158,10 +172,11 @@ def measure(setups: list[Setup], rounds: int, steps: int, name: str) -> tuple[di
 
 
 def evaluation(options) -> list[dict]:
-    found = answers.measure(1 if options.quick else 5, 500)
+    found = answers.measure(1 if options.quick else 5, 500, options.precision)
     ratio = found["minibert"] / found["transformers"]
     value = f"{ratio:.1f} x ({found['minibert']:.0f} against {found['transformers']:.0f} questions/s)"
-    label = "evaluating 500 dev questions, text to answers, against transformers bf16, dynamic, top-20 search"
+    how = f"against transformers in {options.precision}, dynamic, top-20 search"
+    label = f"evaluating 500 dev questions, text to answers, {how}"
     return [row(label, "5 x", value, ratio >= 5, **found)]
 
 

@@ -7,7 +7,7 @@ from minigpt.cache import Cache
 from minigpt.model import GPT2LMHead
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def generate(
     model: GPT2LMHead,
     input_ids: Tensor,

@@ -72,7 +72,10 @@ class PackedLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out), in the dtype of the weights."""
-        return _PackedProduct.apply(x.to(self.weight.dtype), self)
+        x = x.to(self.weight.dtype)
+        if torch.is_grad_enabled() and x.requires_grad:
+            return _PackedProduct.apply(x, self)
+        return self._product(x)
 
     @property
     def products(self) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
@@ -106,7 +109,7 @@ class _PackedProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, layer):
         ctx.product_back = layer.products[1]
-        return layer.products[0](x.reshape(-1, x.size(-1))).view(*x.shape[:-1], -1)
+        return layer.products[0](x)
 
     @staticmethod
     def backward(ctx, dh):
