@@ -20,8 +20,6 @@ FIVE = (
     (16, 32, 5e-4, "all six"),
     (64, 64, 3e-4, "all six"),
 )
-
-
 # the five of a student report on GPT-2: rank, alpha, learning rate, targets
 GPT_FIVE = (
     (4, 16, 1e-4, "c_attn"),

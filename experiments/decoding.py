@@ -7,13 +7,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import minirun
 import squad
 from experiments import common
-from minigpt.qa import Writer, load_writer, write_answers
+from minigpt.qa import Writer, load_writer
 from minirun import Parser
 from squad.dataset import load_examples
-from squad.prompts import Prompts, make_prompts
 
 WAYS = {
     "greedy": {},
@@ -41,14 +39,12 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     writer = load_writer(options.model)
     examples, _ = load_examples(options.dev, options.questions, options.answerable_only)
-    eos_id = writer.model.config.eos_token_id
-    asked = make_prompts(examples, writer.tokenizer, writer.max_length, eos_id, writer.max_answer_tokens)
     rows = []
     with tqdm(desc="decoding", unit="pass", total=1 + (len(WAYS) - 1) * options.seeds) as bar:
         for way, settings in WAYS.items():
             passes = []
             for seed in range(options.seeds if settings else 1):
-                passes.append(one_pass(writer, asked, examples, settings, seed))
+                passes.append(one_pass(writer, examples, settings, seed))
                 bar.update()
             rows.append({"way": way, **settings, "passes": passes})
     silent = squad.official_metrics(examples, {example.id: "" for example in examples})
@@ -61,12 +57,10 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def one_pass(writer: Writer, asked: Prompts, examples: Sequence[squad.Example], settings: dict, seed: int) -> dict:
+def one_pass(writer: Writer, examples: Sequence[squad.Example], settings: dict, seed: int) -> dict:
     """The official figures of answers written in one way, with how many are in their texts and how many are silent."""
     generator = torch.Generator(writer.device).manual_seed(seed)
-    limits = writer.max_answer_tokens, writer.silence
-    with minirun.autocast(writer.device, writer.precision):
-        answers = write_answers(writer.model, writer.tokenizer, asked, *limits, generator=generator, **settings)
+    answers = writer.answer(examples, generator=generator, **settings)
     metrics = squad.official_metrics(examples, {e.id: text for e, text in zip(examples, answers, strict=True)})
     found = [text in e.context for e, text in zip(examples, answers, strict=True) if text]
     return metrics | {"in_text": sum(found) / max(1, len(found)), "silent": answers.count("") / len(answers)}

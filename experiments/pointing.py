@@ -10,18 +10,15 @@ import minirun
 import squad
 from experiments import common
 from minibert.qa import load_reader
-from minigpt.qa import load_writer, write_answers
+from minigpt.qa import load_writer
 from minirun import Parser
 from squad.calibration import calibration_error
 from squad.dataset import load_examples
-from squad.prompts import make_prompts
 
 
 def main(argv: Sequence[str]) -> int:
-    parser, output = (
-        Parser(prog="python -m experiments pointing", description=__doc__),
-        Path("runs/experiments/pointing"),
-    )
+    parser = Parser(prog="python -m experiments pointing", description=__doc__)
+    output = Path("runs/experiments/pointing")
     add = parser.add_argument
     add("--reader", metavar="RUN", help="a run of train.py; the adapter that comes with this package by default")
     add("--writer", metavar="RUN", required=True, help="a run of train_gpt.py")
@@ -63,11 +60,7 @@ def written(run: str, examples: Sequence[squad.Example]) -> dict[str, str]:
     """The figures of answers that were written, greedily."""
     writer = load_writer(run)
     began = time.perf_counter()
-    room, eos_id = writer.max_answer_tokens, writer.model.config.eos_token_id
-    asked = make_prompts(examples, writer.tokenizer, writer.max_length, eos_id, room)
-    with minirun.autocast(writer.device, writer.precision):
-        progress = minirun.progress_bar("write")
-        answers = write_answers(writer.model, writer.tokenizer, asked, room, writer.silence, progress)
+    answers = writer.answer(examples, minirun.progress_bar("write"))
     texts = dict(zip([e.id for e in examples], answers, strict=True))
     knows = {"its place in the text": "no", 'odds of "", a threshold': "no", "calibration error": "no confidence given"}
     can = {"can say what is not in the text word for word": "yes"}

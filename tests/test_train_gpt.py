@@ -14,7 +14,7 @@ import minigpt.small
 import minirun
 import squad
 import train_gpt
-from experiments import ablate, decoding, padding
+from experiments import ablate, decoding, padding, pointing
 from minigpt.qa import load_writer
 from minigpt.qa.__main__ import main as ask
 from minigpt.small import train_tokenizer
@@ -164,6 +164,14 @@ def test_decoding_scores_nine_ways_over_seeds(answers, tiny, tmp_path, capsys):
     written = read(answers / "predictions.json")
     assert rows["greedy"][0]["silent"] == list(written.values()).count("") / len(written)
     assert (tmp_path / "results.md").read_text() in capsys.readouterr().out
+
+
+def test_pointing_and_writing_are_scored_on_the_same_questions(answers, run, tiny, tmp_path):
+    files = ["--reader", str(run), "--writer", str(answers), "--dev", str(tiny / "squad.json")]
+    assert pointing.main([*files, "--output", str(tmp_path)]) == 0
+    rows = {row["figure"]: row for row in read(tmp_path / "results.json")}
+    assert rows["F1"]["writes"] == f"{read(answers / 'metrics.json')['f1']:.2f}"
+    assert rows["answers that stand in the text"]["points"] in ("100%", "none given")
 
 
 def test_ablate_runs_its_configurations_of_gpt(text, tiny, tmp_path, monkeypatch):

@@ -1,6 +1,6 @@
 """Writer: from a run of train_gpt.py to answers in the model's own words."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -71,12 +71,17 @@ class Writer:
 
         Raises DataError when the question leaves no room for the context.
         """
-        example = squad.Example("the question", question, context, (), True, "")
-        room, eos_id = self.max_answer_tokens, self.model.config.eos_token_id
-        asked = make_prompts([example], self.tokenizer, self.max_length, eos_id, answer_room=room)
-        with autocast(self.device, self.precision):
-            (text,) = write_answers(self.model, self.tokenizer, asked, room, self.silence, **decoding)
+        (text,) = self.answer([squad.Example("the question", question, context, (), True, "")], **decoding)
         return text
+
+    def answer(
+        self, examples: Sequence[squad.Example], progress: Callable[[Iterable], Iterable] = iter, **decoding
+    ) -> list[str]:
+        """The answers to many, in batches; see `__call__`. progress: wraps the loop over batches (tqdm, say)."""
+        room, eos_id = self.max_answer_tokens, self.model.config.eos_token_id
+        asked = make_prompts(examples, self.tokenizer, self.max_length, eos_id, answer_room=room)
+        with autocast(self.device, self.precision):
+            return write_answers(self.model, self.tokenizer, asked, room, self.silence, progress, **decoding)
 
 
 def load_trained(run: str | Path) -> tuple[minigpt.GPT2LMHead, Tokenizer]:
