@@ -19,10 +19,12 @@ def test_causes_are_known_for_the_unanswerable_questions_of_dev(dev):
     causes = known_causes(dev)
     unanswerable = {e.id for e in dev if not e.answers}
     assert causes.keys() <= unanswerable
-    assert len(causes) == 458
+    assert len(causes) == 337
     assert set(causes.values()) == set(CAUSES.values())
-    # Of "What is a Norman's major import?" and the like people said that a word stands for its opposite.
-    (found,) = (e for e in dev if e.question == "What was one of the Norman's major imports?")
+    # The text speaks of the complexity class P: people said that "simplicity" stands for its opposite.
+    (found,) = (
+        e for e in dev if e.question == "What is an example of a problem that rests within the NP simplicity class?"
+    )
     assert causes[found.id] == "antonym"
 
 
@@ -52,7 +54,7 @@ def test_the_table_has_them_at_the_cross_fitted_answers(dev):
     nbest = {e.id: [{"text": "x", "score": -odds[e.id], "start": 0, "end": 1}, entry] for e in dev}
     predictions = squad.Predictions(dict.fromkeys(odds, "x"), odds, nbest)
     metrics = squad.evaluate(dev, predictions, causes=known_causes(dev))
-    assert [row["total"] for row in metrics["causes"].values()] == [281, 53, 4, 13, 32, 75]
+    assert [row["total"] for row in metrics["causes"].values()] == [112, 24, 63, 70, 23, 45]
     lines = squad.results_table(metrics).splitlines()
     assert f"{'entity swapped':28}{281:11}{'100.0%':>13}" in lines
     assert "why there is no answer" not in squad.results_table(squad.evaluate(dev, predictions))
