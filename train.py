@@ -32,7 +32,8 @@ from squad.reader import settings_of
 from squad.words import show_results
 
 ADVICE = "lower --batch-size (raise --gradient-accumulation-steps to keep the step's size) or --max-length"
-EXCERPT = {"seconds": 300, "least": 2_000, "most": 12_000}  # how many of its questions a run takes
+EXCERPT = {"seconds": 300, "least": 2_000, "most": 15_000}  # how many questions a run on it takes
+REAL = 12_000  # of them at most; what fits beyond these is made by squad.augment
 HEAD = "qa_outputs"  # starts from random weights, so it is trained in full beside the adapters
 LORA_TARGETS = {"attention": "query,value"}  # what the LoRA paper adapts
 
@@ -47,7 +48,12 @@ class Options(minirun.RunOptions):
     max_train_examples: int = option(0, "only the first N; 0: all, of excerpt 5 minutes' worth", least=0, fixed=True)
     skip_bad: bool = option(False, "leave out malformed questions instead of stopping at the first", fixed=True)
     answerable_only: bool = option(False, "leave out unanswerable questions, of train and dev", fixed=True)
-    augment: int = option(0, "add N unanswerable questions made from answerable ones", least=0, fixed=True)
+    augment: int = option(
+        0,
+        "add N unanswerable questions made of answerable ones; 0: none, to excerpt if time allows",
+        least=0,
+        fixed=True,
+    )
     # model
     model: str = option("minilm", "minilm, a folder, or a hub id such as google-bert/bert-base-uncased")
     revision: str = option("", "hub commit or tag of the model")
@@ -136,9 +142,7 @@ def prepare(options: Options, evaluated: Path | None, processes: minirun.Process
     fingerprints = {} if evaluated else {"model": minirun.fingerprint(model, str(config.with_dropout(0.0)))}
     minirun.prepare_frozen(dtype, model.to(device), pack=not options.compile)
     if options.train == "excerpt" and not (options.max_train_examples or evaluated or processes.size > 1):
-        shape = options.batch_size, min(options.max_length, 176)  # about the mean length of a batch
-        each = options.epochs * minirun.seconds_per_window(model.train(), device, dtype, shape)
-        options = dataclasses.replace(options, max_train_examples=minirun.fit_to_time(each, **EXCERPT))
+        options = fit_excerpt(options, model.train(), device, dtype)
     train = None
     if not evaluated:
         train = load_data(options, "train", tokenizer, processes.is_main)
@@ -147,6 +151,14 @@ def prepare(options: Options, evaluated: Path | None, processes: minirun.Process
         model.compile(dynamic=True)
     place = device, dtype, processes
     return Run(options, Path(options.output), model, tokenizer, train, dev, fingerprints, settings, *place)
+
+
+def fit_excerpt(options: Options, model: nn.Module, device: torch.device, dtype: torch.dtype) -> Options:
+    """The options with as many questions of the excerpt, and made ones beside them, as the time allows."""
+    shape = options.batch_size, min(options.max_length, 176)  # about the mean length of a batch
+    number = minirun.fit_to_time(options.epochs * minirun.seconds_per_window(model, device, dtype, shape), **EXCERPT)
+    real = min(number, REAL)
+    return dataclasses.replace(options, max_train_examples=real, augment=options.augment or number - real)
 
 
 def load_data(options: Options, split: str, tokenizer: Tokenizer, talks: bool = True) -> squad.Dataset:

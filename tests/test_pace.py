@@ -14,10 +14,10 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize(
     ("seconds_each", "number"),
-    [(0.01, 12_000), (0.025, 12_000), (0.0251, 11_000), (0.1, 3_000), (0.149, 2_000), (0.2, 2_000), (9.0, 2_000)],
+    [(0.01, 15_000), (0.02, 15_000), (0.0201, 14_000), (0.1, 3_000), (0.149, 2_000), (0.2, 2_000), (9.0, 2_000)],
 )
 def test_as_many_thousands_as_fit_between_the_limits(seconds_each, number, capsys):
-    assert fit_to_time(seconds_each, seconds=300, least=2_000, most=12_000) == number
+    assert fit_to_time(seconds_each, seconds=300, least=2_000, most=15_000) == number
     assert f"trains on {number:,} questions in about " in capsys.readouterr().out
 
 
@@ -58,7 +58,11 @@ def test_a_run_on_the_excerpt_keeps_the_number_it_chose(tiny, tmp_path, monkeypa
     assert train.main(["--resume", str(tmp_path / "run"), "--epochs", "2"]) == 0
     assert read(tmp_path / "run" / "config.json")["max_train_examples"] == 3_000
     assert train.main(["--evaluate", str(tmp_path / "run")]) == 0
+    assert read(tmp_path / "run" / "config.json")["augment"] == 0
     assert train.main(on_excerpt(tiny, tmp_path / "given", "--max-train-examples", "7")) == 0
     assert read(tmp_path / "given" / "config.json")["max_train_examples"] == 7
+    monkeypatch.setattr(minirun, "seconds_per_window", lambda *_: 0.02)
+    assert train.main(on_excerpt(tiny, tmp_path / "fast")) == 0
+    assert [read(tmp_path / "fast" / "config.json")[k] for k in ("max_train_examples", "augment")] == [12_000, 3_000]
     assert train.main(flags(tiny, tmp_path / "file")) == 0
     assert read(tmp_path / "file" / "config.json")["max_train_examples"] == 0
