@@ -26,7 +26,7 @@ ROOMS = {
 }
 PACKAGES = [room for room in ROOMS if room not in ("train", "train_gpt")]
 OUTSIDE = {"torch", "numpy", "tokenizers", "safetensors", "tqdm"}
-ONLY_INSIDE_FUNCTIONS = {"huggingface_hub", "wandb"}  # not among the five: imported where they are used
+ONLY_INSIDE_FUNCTIONS = {"onnxruntime", "huggingface_hub", "wandb"}  # not among the five: imported where they are used
 
 
 def files_of(room):

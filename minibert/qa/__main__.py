@@ -39,8 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parse_options(argv)
     keep_freed_memory()
     if options.export:
-        export(options.model, options.revision, options.export)
-        print(f"exported to {options.export}")
+        print(export(options.model, options.revision, options.export, options.onnx))
         return 0
     asked = {"null_threshold": options.null_threshold, "answerable": options.answerable}
     given = {name: value for name, value in asked.items() if value is not None}
@@ -68,6 +67,7 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     add("--top-k", metavar="N", type=int, default=1, help="how many different answers to give, 21 at most (1)")
     add("--json", action="store_true", help="print the answer as JSON")
     add("--output", metavar="FILE", help="where --batch writes (standard output; predictions.json for a SQuAD file)")
+    add("--onnx", action="store_true", help="with --export: write model.onnx too, for programs without PyTorch")
     add("--model", metavar="NAME", default=SHIPPED, help="a run, an adapter, an exported folder, or a local or hub "
         "BERT QA checkpoint such as deepset/bert-base-cased-squad2 (the MiniLM adapter of this package)")  # fmt: skip
     add("--revision", metavar="NAME", default="", help="hub commit or tag of the checkpoint")
@@ -85,7 +85,7 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
         parser.error(f"--top-k is {options.top_k}, expected at least 1")
     if options.context == "-" and options.question is None:
         parser.error("--context - needs --question: standard input cannot hold both the text and the questions")
-    for flag, needed in (("question", "context"), ("output", "batch"), ("json", "context")):
+    for flag, needed in (("question", "context"), ("output", "batch"), ("json", "context"), ("onnx", "export")):
         if getattr(options, flag) not in (None, False) and getattr(options, needed) is None:
             parser.error(f"--{flag} needs --{needed}")
     if not 0 <= options.port <= 65535:

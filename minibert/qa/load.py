@@ -7,6 +7,7 @@ from tokenizers import Tokenizer
 import lora
 import minibert
 import squad
+from minibert.qa.onnx import check_onnx, write_onnx
 from minihub import atomic_write, check_fit, write_json
 from minirun import choose_device, choose_precision, prepare_frozen
 from squad.windowing import MAX_LENGTH, MAX_QUESTION, OVERLAP
@@ -82,8 +83,14 @@ def trained_part(folder: Path) -> Path:
     return folder
 
 
-def export(name: str | Path, revision: str, folder: Path) -> None:
-    """Write a plain checkpoint, an adapter merged in, that transformers can load too, with qa.json beside it."""
+def export(name: str | Path, revision: str, folder: Path, onnx: bool = False) -> str:
+    """Write a plain checkpoint, an adapter merged in, that transformers can load too, with qa.json beside it.
+
+    Args: onnx: write model.onnx too; see `write_onnx`.
+    Returns what was written, in words.
+    """
+    if onnx:
+        check_onnx()
     if folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty, choose another folder to export to")
     model, tokenizer, settings = load_model(name, revision)
@@ -91,3 +98,6 @@ def export(name: str | Path, revision: str, folder: Path) -> None:
         minibert.save_pretrained(model, part)
         tokenizer.save(str(part / "tokenizer.json"))
         write_json(part / "qa.json", settings)
+        difference = write_onnx(model.eval(), part / "model.onnx") if onnx else None
+    added = f", model.onnx in it (largest difference of a logit from PyTorch's: {difference:.0e})" if onnx else ""
+    return f"exported to {folder}{added}"
