@@ -10,6 +10,7 @@ import types
 import pytest
 
 import minibert.qa.server
+import minibert.qa.together
 from minibert.qa.server import MAX_BODY, make_server
 
 
@@ -168,3 +169,10 @@ def test_garbage_on_the_line(port):
         client.sendall(b"\x16\x03\x01 hello\r\n\r\n")
         assert b"error" in client.makefile("rb").read()
     assert ask(port, {"question": "a", "context": "a"})[0] == 200
+
+
+def test_too_many_questions_get_503_and_when_to_come_back(port, monkeypatch):
+    monkeypatch.setattr(minibert.qa.together, "MOST_WAITING", 0)
+    status, content, headers = request(port, body=b'{"question": "b", "context": "a b"}')
+    assert (status, headers["Retry-After"]) == (503, "1")
+    assert json.loads(content)["error"] == "0 questions are waiting already, try again in a second"

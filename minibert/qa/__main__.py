@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from itertools import islice
@@ -186,9 +187,10 @@ def answer_lines(reader: squad.Reader, lines: list[tuple[int, bytes]], out: Text
 
 
 def serve(reader: squad.Reader, host: str, port: int) -> int:
-    """Serve the page until Ctrl-C."""
+    """Serve the page until Ctrl-C or SIGTERM; answers under way are finished."""
     reader("Is it warm?", "It is warm now.")  # the first pass through a model is slow
     with make_server(reader, host, port) as server:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         print(f"http://{host}:{server.server_address[1]}  (Ctrl-C ends)", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()

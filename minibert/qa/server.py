@@ -2,19 +2,19 @@
 
 GET /         the page (page.html; it loads nothing else)
 POST /answer  {"question": ..., "context": ..., "top_k": 3, "answerable": 0.9}
-              -> what `response` returns; errors: 4xx {"error": ...}
+              -> what `response` returns; errors: 4xx {"error": ...}, and 503 when too many questions wait
 """
 
 import ipaddress
 import json
 import re
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from minibert.qa.together import BusyError, Together
 from minirun import inline_policy
 from squad import parse_question
 
@@ -33,14 +33,15 @@ def response(question: str, answers: list[dict]) -> dict:
 def make_server(reader: Callable, host: str = "127.0.0.1", port: int = 8000) -> ThreadingHTTPServer:
     """A server that answers with `reader`; call serve_forever() on it.
 
-    Args: reader: called as reader(question=, context=, top_k=), with answerable= too where a client gives it.
-    Port 0 takes a free one (see server_address). The model runs for one request at a time; other requests are read
-    meanwhile. Raises OSError when the port is taken.
+    Args: reader: called as reader(question=, context=, top_k=), with answerable= too where a client gives it; with
+        lists of questions and contexts when several requests wait.
+    Port 0 takes a free one (see server_address). The model runs for one batch at a time; other requests are read
+    meanwhile. server_close() waits for the answers under way. Raises OSError when the port is taken.
     """
     page = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
     page = page.replace("{{answerable}}", str(usual_share(reader) or ""))
     handler = type("Handler", (_Handler,), {
-        "reader": staticmethod(reader), "one_at_a_time": threading.Lock(), "page": page.encode(),
+        "reader": Together(reader), "page": page.encode(),
         "policy": inline_policy(page, "connect-src 'self'", "frame-ancestors 'none'"),
     })  # fmt: skip
     server = _Server((host, port), handler)
@@ -57,7 +58,8 @@ def usual_share(reader: Callable) -> float | None:
 
 
 class _Server(ThreadingHTTPServer):
-    daemon_threads = True
+    daemon_threads = False  # so that closing waits for answers under way, at most SECONDS_TO_SEND for a client's body
+    request_queue_size = 128  # connections that the system keeps until they are accepted
 
     def handle_error(self, request, client_address) -> None:
         """Say nothing when a client has closed its connection; report any other error."""
@@ -90,6 +92,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(error.status, str(error))
         except ValueError as error:  # the question cannot be answered
             self.send_error(400, str(error))
+        except BusyError as error:
+            self.send_error(503, f"{error}, try again in a second")
         except (RuntimeError, MemoryError) as error:  # such as out of memory: the next request may be smaller
             self.send_error(500, f"the model failed: {str(error)[:200]}")
 
@@ -138,8 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
             settings["answerable"] = asked["answerable"]
             if not isinstance(asked["answerable"], int | float) or isinstance(asked["answerable"], bool):
                 raise ValueError(f"'answerable' is {str(asked['answerable'])[:20]}, expected a number such as 0.9")
-        with self.one_at_a_time:
-            answers = self.reader(question=asked["question"], context=asked["context"], **settings)
+        answers = self.reader(question=asked["question"], context=asked["context"], **settings)
         return response(asked["question"], [answers] if top_k == 1 else answers)
 
     def _from_here(self) -> bool:
@@ -157,6 +160,8 @@ class _Handler(BaseHTTPRequestHandler):
             ("X-Content-Type-Options", "nosniff"), ("Cache-Control", "no-store"),
         ):  # fmt: skip
             self.send_header(name, value)
+        if status == 503:
+            self.send_header("Retry-After", "1")
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content)
