@@ -1,11 +1,14 @@
 """Faster products with frozen weights on some CPUs: oneDNN with the weights in its own order, instead of MKL."""
 
 import functools
+import platform
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from minirun.hardware import choose_precision
 
 
 def prepare_frozen(dtype: torch.dtype, model: nn.Module, pack: bool = True) -> None:
@@ -39,9 +42,14 @@ def packing_pays(weight: Tensor) -> bool:
     """Whether products with this weight are faster packed.
 
     They are in float32 on AMD's processors, for which MKL, PyTorch's choice in float32, has slow kernels: 108 GFLOP/s
-    on a core of an EPYC with AVX-512, where oneDNN reaches 250 (docs/log.md). The results differ by rounding only.
+    on a core of an EPYC with AVX-512, where oneDNN reaches 250; and in bfloat16 where a CPU multiplies it, as oneDNN
+    would otherwise put the weights in order for each product: 5% of a step (docs/log.md). The results differ by
+    rounding only.
     """
-    return weight.device.type == "cpu" and weight.dtype == torch.float32 and _is_amd() and can_pack()
+    if weight.device.type != "cpu" or platform.machine() not in ("x86_64", "AMD64") or not can_pack():
+        return False
+    native = choose_precision("auto", weight.device) == torch.bfloat16
+    return {torch.float32: _is_amd(), torch.bfloat16: native}.get(weight.dtype, False)
 
 
 def can_pack() -> bool:

@@ -10,7 +10,7 @@ from helpers import add_lora
 
 import lora
 import minibert
-from minirun import packed
+from minirun import choose_precision, packed
 
 pytestmark = pytest.mark.skipif(not packed.can_pack(), reason="this PyTorch has no packed products")
 
@@ -92,7 +92,30 @@ def test_only_frozen_linears_are_packed_where_it_pays(model):
     kinds = {name: type(part) for name, part in model.named_modules()}
     assert kinds["bert.layers.0.intermediate"] is packed.PackedLinear
     assert kinds["bert.layers.0.query"] is kinds["qa_outputs"] is torch.nn.Linear
-    assert not packed.packing_pays(torch.zeros(3, 3, dtype=torch.bfloat16))
+
+
+def test_where_it_pays(monkeypatch):
+    float32, bfloat16, float16 = (torch.zeros(3, 3, dtype=t) for t in (torch.float32, torch.bfloat16, torch.float16))
+    monkeypatch.setattr(packed.platform, "machine", lambda: "x86_64")
+    for amd, native in ((False, False), (False, True), (True, False), (True, True)):
+        monkeypatch.setattr(packed, "_is_amd", lambda amd=amd: amd)
+        auto = torch.bfloat16 if native else torch.float32
+        monkeypatch.setattr(packed, "choose_precision", lambda name, device, auto=auto: auto)
+        assert [packed.packing_pays(w) for w in (float32, bfloat16, float16)] == [amd, native, False]
+    assert not packed.packing_pays(float32.to("meta"))
+    monkeypatch.setattr(packed.platform, "machine", lambda: "aarch64")
+    assert not packed.packing_pays(float32) and not packed.packing_pays(bfloat16)
+
+
+def test_in_bfloat16_too_where_the_processor_has_it():
+    if choose_precision("auto", torch.device("cpu")) != torch.bfloat16:
+        pytest.skip("this processor does not multiply bfloat16")
+    layer = linear().to(torch.bfloat16)
+    x = torch.randn(3, 7, 15, dtype=torch.bfloat16, requires_grad=True)
+    found, expected = packed.PackedLinear(layer)(x), F.linear(x.float(), layer.weight.float(), layer.bias.float())
+    torch.testing.assert_close(found.float(), expected, rtol=2**-7, atol=2**-7)
+    found.sum().backward()
+    torch.testing.assert_close(x.grad.float()[0, 0], layer.weight.float().sum(0), rtol=2**-7, atol=2**-7)
 
 
 def test_copies_pickles_and_checkpoints_hold_the_plain_weights(model, inputs, tmp_path):
