@@ -28,7 +28,7 @@ from minihub import atomic_write, check_fit, write_json
 from minirun import option
 from squad.augment import augment
 from squad.causes import known_causes
-from squad.reader import settings_of
+from squad.reader import TUNED, settings_of
 from squad.words import show_results
 
 ADVICE = "lower --batch-size (raise --gradient-accumulation-steps to keep the step's size) or --max-length"
@@ -102,7 +102,7 @@ class Run:
     train: squad.Dataset | None  # None in an evaluation
     dev: squad.Dataset
     fingerprints: dict[str, str]  # of model and training data, which a checkpoint must match
-    settings: dict  # the threshold and temperature of a trained run; {} for the best on dev
+    settings: dict  # the threshold and calibration of a trained run; {} for the best on dev
     device: torch.device
     dtype: torch.dtype
     processes: minirun.Processes
@@ -304,7 +304,7 @@ def evaluate(run: Run) -> dict | None:
         return None
     predictions = squad.decode(dev.examples, dev.windows, squad.WindowPredictions(*found))
     scorings = squad.choose_scorings(options.scoring, options.language, [example.context for example in dev.examples])
-    tuned = run.settings.get("null_threshold"), run.settings.get("temperature")
+    tuned = [run.settings.get(name, other) for name, other in TUNED.items()]
     metrics = squad.evaluate(dev.examples, predictions, *tuned, *scorings, known_causes(dev.examples))
     metrics |= {"loss": float(found[-1].mean())} | ({"left_out": dev.left_out} if dev.left_out else {})
     with atomic_write(run.folder) as part:
@@ -325,7 +325,7 @@ def evaluate_and_save(run: Run, record: minirun.Record) -> None:
 
 
 def save(run: Run, metrics: dict) -> None:
-    """Write the adapter or the model, and qa.json beside it: threshold, temperature and window sizes."""
+    """Write the adapter or the model, and qa.json beside it: threshold, calibration and window sizes."""
     options = run.options
     with atomic_write(trained_part(options, run.folder)) as part:
         if options.lora_rank:

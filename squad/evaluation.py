@@ -39,6 +39,7 @@ def evaluate(
     predictions: Predictions,
     threshold: float | None = None,
     temperature: float | None = None,
+    best_bonus: float = 0.0,
     scoring: Scoring = OFFICIAL,
     compared: Sequence[Scoring] = (),
     causes: Mapping[str, str] | None = None,
@@ -46,7 +47,7 @@ def evaluate(
     """Every figure of one evaluation.
 
     Args:
-        threshold, temperature: those to use, chosen elsewhere; None: the best on these very examples.
+        threshold, temperature, best_bonus: those to use, chosen elsewhere; None: the best on these very examples.
         scoring: how answers are compared; its name and language are kept under `scoring` and `language`.
         compared: further scorings, whose EM and F1 of the same answers are added under `scorings`, by name.
         causes: why questions have no answer, by id, as `known_causes` gives them.
@@ -57,7 +58,7 @@ def evaluate(
         there is only one article, or no question without an answer: then the chosen threshold answers them all.
     at_zero, always_answer, always_empty: at threshold 0, never "", always "".
     Each has 95% intervals over articles for exact and f1.
-    calibration: temperature and expected calibration error, see `calibrate`.
+    calibration: temperature, bonus and expected calibration error, see `calibrate`.
     prior: the share of questions with an answer, `null_scale` and `coverage`, for other shares; when tuned here.
     causes: see `left_alone`; of the cross-fitted answers where there are some.
     """
@@ -77,7 +78,7 @@ def evaluate(
     result["at_zero"] = _summary(examples, apply_threshold(predictions, 0.0), normalize)
     result["always_answer"] = _summary(examples, answers, normalize)
     result["always_empty"] = _summary(examples, dict.fromkeys(answers, ""), normalize)
-    result["calibration"] = calibrate(examples, predictions, threshold, temperature, normalize)
+    result["calibration"] = calibrate(examples, predictions, threshold, temperature, best_bonus, normalize)
     scale = null_scale(examples, odds) if tuned_here else None
     if scale is not None:
         share = sum(bool(example.answers) for example in examples) / len(examples)
@@ -142,8 +143,8 @@ def results_table(metrics: dict) -> str:
     trust = metrics["calibration"]
     error = trust.get("ece_crossfit", trust["ece_after"])
     notes.append(
-        f"expected calibration error {trust['ece_before']:.1%}, {error:.1%} at temperature {trust['temperature']:.2f}"
-        + " (cross-fitted)" * ("ece_crossfit" in trust)
+        f"expected calibration error {trust['ece_before']:.1%}, {error:.1%} at temperature {trust['temperature']:.2f} "
+        f"and bonus {trust['best_bonus']:.2f}" + " (cross-fitted)" * ("ece_crossfit" in trust)
     )
     return "\n".join([*lines, *notes, *_cause_lines(metrics), *_scoring_lines(metrics)])
 

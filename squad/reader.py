@@ -17,9 +17,10 @@ from squad.windowing import MAX_LENGTH, MAX_QUESTION, OVERLAP, make_windows
 
 # The settings that qa.json may hold.
 SETTINGS = {
-    "null_threshold": float, "temperature": float, "max_length": int, "window_overlap": int,
+    "null_threshold": float, "temperature": float, "best_bonus": float, "max_length": int, "window_overlap": int,
     "max_question_tokens": int, "max_answer_tokens": int, "dev_answerable": float, "null_scale": float,
 }  # fmt: skip
+TUNED = {"null_threshold": None, "temperature": None, "best_bonus": 0.0}  # in `evaluate`'s order; without a file
 NO_ANSWER = {"start": 0, "end": 0, "answer": ""}
 
 
@@ -35,6 +36,7 @@ class Reader:
         tokenizer: the model's, without truncation or padding of its own.
         null_threshold: the answer is "" when null score - best span's score exceeds it (logits).
         temperature: scores are divided by it before they become probabilities; 1 changes nothing.
+        best_bonus: the log odds of the most probable answer then gain it; 0 changes nothing. See `squad.calibration`.
         max_length, window_overlap, max_question_tokens: how contexts are cut, as for `make_windows`.
         max_answer_tokens: of the longest answer looked for.
         device, precision: where to compute, and the dtype of the matrix products.
@@ -58,9 +60,12 @@ class Reader:
         answerable: float | None = None,
         dev_answerable: float | None = None,
         null_scale: float | None = None,
+        best_bonus: float = 0.0,
     ):
         if not 0 < temperature < math.inf:
             raise ValueError(f"temperature is {temperature}, expected a number above 0")
+        if not 0 <= best_bonus < math.inf:
+            raise ValueError(f"best bonus is {best_bonus}, expected a number of at least 0")
         if not math.isfinite(null_threshold):
             raise ValueError(f"null threshold is {null_threshold}, expected a finite number")
         if max_answer_tokens < 1:
@@ -71,7 +76,7 @@ class Reader:
             raise ValueError(f"null scale is {null_scale}, expected a number above 0")
         self.model = model.to(device).eval()
         self.tokenizer = tokenizer
-        self.null_threshold, self.temperature = null_threshold, temperature
+        self.null_threshold, self.temperature, self.best_bonus = null_threshold, temperature, best_bonus
         self.max_length, self.window_overlap = max_length, window_overlap
         self.max_question_tokens, self.max_answer_tokens = max_question_tokens, max_answer_tokens
         self.device, self.precision = torch.device(device), precision
@@ -146,7 +151,7 @@ class Reader:
 
     def _answers(self, entries: list[dict], threshold: float, handle_impossible_answer: bool) -> list[dict]:
         """A question's n-best list -> its answers, most probable first; at least one."""
-        chances = probabilities(entries, threshold, self.temperature)
+        chances = probabilities(entries, threshold, self.temperature, self.best_bonus)
         answers = []
         for i in np.argsort(-chances, kind="stable").tolist():
             entry, score = entries[i], float(chances[i])
@@ -206,7 +211,8 @@ def _texts(name: str, value: object) -> list[str]:
 
 def settings_of(metrics: dict) -> dict[str, float]:
     """What `squad.evaluate` has tuned, as settings of a Reader."""
-    settings = {"null_threshold": metrics["threshold"], "temperature": metrics["calibration"]["temperature"]}
+    trust = metrics["calibration"]
+    settings = {"null_threshold": metrics["threshold"]} | {name: trust[name] for name in ("temperature", "best_bonus")}
     if "prior" in metrics:
         settings |= {"dev_answerable": metrics["prior"]["answerable"], "null_scale": metrics["prior"]["null_scale"]}
     return settings

@@ -113,16 +113,18 @@ def apply_threshold(predictions: Predictions, threshold: float) -> dict[str, str
     return {id: "" if odds[id] > threshold else text for id, text in predictions.answers.items()}
 
 
-def probabilities(entries: Sequence[dict], threshold: float, temperature: float) -> np.ndarray:
+def probabilities(entries: Sequence[dict], threshold: float, temperature: float, best_bonus: float = 0.0) -> np.ndarray:
     """The probability of each entry of a question's n-best list, "" included, in the list's order.
 
     softmax(z / temperature), where z is the score, and for "" the null score - threshold: so "" is the most probable
-    entry exactly when the threshold decides on "no answer".
+    entry exactly when the threshold decides on "no answer". The log odds of the most probable one then gain best_bonus,
+    and the others share what is left as before.
 
-    Args: entries: dicts with `score` and `start` (None for ""), as in `Predictions.nbest`.
+    Args: entries: dicts with `score` and `start` (None for ""), as in `Predictions.nbest`; best_bonus: at least 0.
     """
     z = np.array(shifted_scores(entries, threshold))
     weights = np.exp((z - z.max()) / temperature)
+    weights[z.argmax()] *= math.exp(best_bonus)
     return weights / weights.sum()
 
 

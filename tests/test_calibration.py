@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import squad
 from squad import Answer, Example, Predictions
 from squad.calibration import calibrate, calibration_error
 from squad.spans import probabilities
@@ -25,10 +26,15 @@ def test_probabilities_worked_example():
     expected = np.array(weights) / sum(weights)
     np.testing.assert_allclose(probabilities(entries(2.0, [1.0, 3.0]), threshold=1.0, temperature=2.0), expected)
 
+    # a bonus of log 4 for the best: its weight times 4
+    weights[1] *= 4
+    found = probabilities(entries(2.0, [1.0, 3.0]), threshold=1.0, temperature=2.0, best_bonus=math.log(4))
+    np.testing.assert_allclose(found, np.array(weights) / sum(weights))
 
-@given(scores, st.lists(scores, max_size=5), scores, st.floats(0.1, 10))
-def test_empty_is_most_probable_exactly_where_the_threshold_says_so(null, spans, threshold, temperature):
-    chances = probabilities(entries(null, spans), threshold, temperature)
+
+@given(scores, st.lists(scores, max_size=5), scores, st.floats(0.1, 10), st.floats(0, 3))
+def test_empty_is_most_probable_exactly_where_the_threshold_says_so(null, spans, threshold, temperature, bonus):
+    chances = probabilities(entries(null, spans), threshold, temperature, bonus)
     assert chances.sum() == pytest.approx(1)
     if spans and abs(null - max(spans) - threshold) > 1e-6:
         silent = null - max(spans) > threshold
@@ -42,13 +48,13 @@ def test_calibration_error_worked_example():
     assert calibration_error(np.array([1.0, 1.0]), np.array([True, True])) == 0
 
 
-def drawn(temperature, E=4000):
-    """Questions of two articles whose right answer is drawn from softmax(z / temperature), "" among the candidates."""
+def drawn(temperature, bonus=0.0, E=4000):
+    """Questions of two articles whose right answer is drawn from `probabilities`, "" among the candidates."""
     rng = np.random.default_rng(0)
     examples, nbest, odds, answers = [], {}, {}, {}
     for i in range(E):
         listed = entries(*(lambda z: (z[0], z[1:]))(rng.normal(0, 3, 4).tolist()))
-        chances = probabilities(listed, 0.5, temperature)
+        chances = probabilities(listed, 0.5, temperature, bonus)
         gold = listed[rng.choice(4, p=chances)]["text"]
         id = str(i)
         given = (Answer(gold, 0),) if gold else ()
@@ -59,15 +65,27 @@ def drawn(temperature, E=4000):
     return examples, Predictions(answers, odds, nbest)
 
 
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
-def test_the_temperature_that_drew_the_answers_is_found(temperature):
-    examples, predictions = drawn(temperature)
+@pytest.mark.parametrize(("temperature", "bonus"), [(0.5, 0.0), (1.0, 0.0), (3.0, 0.0), (2.0, 1.0)])
+def test_the_temperature_and_bonus_that_drew_the_answers_are_found(temperature, bonus):
+    examples, predictions = drawn(temperature, bonus)
     result = calibrate(examples, predictions, 0.5)
-    assert result["temperature"] == pytest.approx(temperature, rel=0.12)
+    assert result["temperature"] == pytest.approx(temperature, rel=0.15)
+    assert result["best_bonus"] == pytest.approx(bonus, abs=0.2)
     # 4,000 draws leave a true calibration off by about 1% over 15 bins
     assert result["ece_after"] < 0.03
     assert result["ece_crossfit"] < 0.03
     if temperature != 1:
         assert result["ece_before"] > 0.05
-    assert calibrate(examples, predictions, 0.5, temperature=2.0)["temperature"] == 2.0
+    given = calibrate(examples, predictions, 0.5, temperature=2.0, best_bonus=0.3)
+    assert (given["temperature"], given["best_bonus"]) == (2.0, 0.3)
     assert "ece_crossfit" not in calibrate(examples, predictions, 0.5, temperature=2.0)
+
+
+def test_the_error_is_that_of_the_probabilities_that_a_reader_gives():
+    examples, predictions = drawn(2.0, 1.0, E=200)
+    result = calibrate(examples, predictions, 0.5)
+    fitted = result["temperature"], result["best_bonus"]
+    confidence = np.array([probabilities(predictions.nbest[e.id], 0.5, *fitted).max() for e in examples])
+    answers = squad.apply_threshold(predictions, 0.5)
+    right = np.array([answers[e.id] == (e.answers[0].text if e.answers else "") for e in examples])
+    assert result["ece_after"] == pytest.approx(calibration_error(confidence, right), abs=1e-9)

@@ -49,6 +49,7 @@ def test_a_run_brings_its_threshold_temperature_and_windows(run):
     metrics = json.loads((run / "metrics.json").read_text())
     assert reader.null_threshold == saved["null_threshold"] == metrics["threshold"]
     assert reader.temperature == saved["temperature"] == metrics["calibration"]["temperature"]
+    assert reader.best_bonus == saved["best_bonus"] == metrics["calibration"]["best_bonus"]
     assert (reader.max_length, reader.window_overlap, reader.max_question_tokens) == (40, 8, 8)
     assert load_reader(run, max_length=30).max_length == 30
 

@@ -90,6 +90,8 @@ def read_figures(metrics: dict, where: str) -> dict:
         raise DataError(f"{where}: {missing[0]} is missing, expected an object")
     trust = _object(metrics, "calibration", where)
     names = ["temperature", "ece_before", "ece_after", *({"ece_crossfit"} & trust.keys())]
+    trust = {"best_bonus": 0.0} | trust  # runs of before it was fitted
+    names.append("best_bonus")
     trust = {name: _number(trust.get(name), f"{where}: calibration: {name}") for name in names}
     if not 1e-3 <= trust["temperature"] <= 1e3:
         raise DataError(f"{where}: calibration: temperature is {trust['temperature']}, expected 0.001 to 1000")

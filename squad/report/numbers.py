@@ -63,10 +63,12 @@ def average_precision(precision: np.ndarray, recall: np.ndarray) -> float:
 
 
 def confidences(
-    examples: Sequence[Example], predictions: Predictions, threshold: float, temperature: float
+    examples: Sequence[Example], predictions: Predictions, threshold: float, temperature: float, best_bonus: float
 ) -> np.ndarray:
     """The probability, (E,), of each question's answer at the threshold, "" being an answer too."""
-    return np.array([probabilities(predictions.nbest[e.id], threshold, temperature).max() for e in examples])
+    return np.array(
+        [probabilities(predictions.nbest[e.id], threshold, temperature, best_bonus).max() for e in examples]
+    )
 
 
 def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = 15) -> dict[str, np.ndarray]:

@@ -132,8 +132,8 @@ def _errors(run: RunFiles, exact: np.ndarray, f1: np.ndarray) -> str:
     total = sum(map(bool, kinds))
     if not total:
         return "<p>No question was answered wrongly.</p>"
-    threshold, temperature = run.figures["threshold"], run.figures["calibration"]["temperature"]
-    confidence = confidences(run.examples, run.predictions, threshold, temperature)
+    fitted = [run.figures["calibration"][name] for name in ("temperature", "best_bonus")]
+    confidence = confidences(run.examples, run.predictions, run.figures["threshold"], *fitted)
     listed = worst_errors(kinds, confidence, MOST_ERRORS)
     shown, there = Counter(kinds[i] for i in listed), Counter(kinds)
     choices = [("", f"all kinds ({len(listed)} of {total:,})")]
@@ -142,7 +142,7 @@ def _errors(run: RunFiles, exact: np.ndarray, f1: np.ndarray) -> str:
     items = (_error(run, run.examples[i], float(confidence[i]), float(f1[i])) for i in listed)
     return (
         f"<p>{total:,} of {len(run.examples):,} questions have no exact match. Here are {len(listed)} of them, those "
-        "of each kind of which the model was surest, at the chosen threshold and temperature.</p>"
+        "of each kind of which the model was surest, at the chosen threshold, temperature and bonus.</p>"
         f'<div class="filter" hidden><label>Kind <select id="kind">{options}</select></label>'
         '<label>Search <input id="search" type="search" autocomplete="off" dir="auto"></label></div>'
         f'<p id="found" role="status"></p><div id="errors">{"".join(items)}</div>'

@@ -94,17 +94,18 @@ def precision_recall_chart(run: RunFiles) -> str:
 
 
 def calibration(run: RunFiles, exact: np.ndarray) -> tuple[str, str]:
-    """Reliability before and after temperature, as charts and as tables; exact (E,): of the answers given."""
+    """Reliability before and after calibration, as charts and as tables; exact (E,): of the answers given."""
     trust, parts, tables = run.figures["calibration"], [], []
-    for name, title, temperature, error in (
-        ("before", "Before, at temperature 1", 1.0, "ece_before"),
-        ("after", f"At temperature {trust['temperature']:.2f}", trust["temperature"], "ece_after"),
+    temperature, bonus = trust["temperature"], trust["best_bonus"]
+    for name, title, fitted, error in (
+        ("before", "Before, at temperature 1", (1.0, 0.0), "ece_before"),
+        ("after", f"At temperature {temperature:.2f} and bonus {bonus:.2f}", (temperature, bonus), "ece_after"),
     ):
-        confidence = numbers.confidences(run.examples, run.predictions, run.figures["threshold"], temperature)
+        confidence = numbers.confidences(run.examples, run.predictions, run.figures["threshold"], *fitted)
         bins = numbers.reliability(confidence, exact)
         said = f"Expected calibration error {trust[error]:.1%}."
         if name == "after" and "ece_crossfit" in trust:
-            said += f" Cross-fitted, as no question has a say in its own temperature, {trust['ece_crossfit']:.1%}."
+            said += f" Cross-fitted, as no question has a say in its own calibration, {trust['ece_crossfit']:.1%}."
         parts.append(figure(title, reliability_chart(f"calibration-{name}", title, said, bins), said))
         tables.append(_bins_table(title, bins))
     tables = f'<details class="wide"><summary>The bins as tables</summary>{"".join(tables)}</details>'
