@@ -76,6 +76,25 @@ def test_what_the_page_shows(mixed):
     assert f'<mark class="said">{URDU[:5]}</mark>' in page
 
 
+def test_how_often_to_answer_is_a_table_where_the_run_has_measured_it(mixed, tmp_path):
+    assert "How often to answer" not in read_page(mixed)  # its threshold was given
+    run = tmp_path / "run"
+    shutil.copytree(mixed, run)
+    metrics = json.loads((run / "metrics.json").read_text())
+    row = {
+        "answerable": 0.9,
+        "threshold": 2.5,
+        "answered": 0.75,
+        "right": 0.5,
+        "answered_there": 1.0,
+        "right_there": 0.625,
+    }
+    (run / "metrics.json").write_text(json.dumps(metrics | {"prior": {"coverage": [row]}}))
+    assert main([str(run), "--dev", str(mixed / "data.json")]) == 0
+    cells = "<td>75.0%</td><td>50.0%</td><td>100.0%</td><td>62.5%</td>"
+    assert f'<tr><th scope="row">90%</th><td>2.50</td>{cells}</tr>' in read_page(run)
+
+
 def test_the_same_files_make_the_same_page(mixed, tmp_path):
     assert main([str(mixed), "--output", str(tmp_path / "x.html")]) == 0
     assert (tmp_path / "x.html").read_bytes() == (mixed / "report.html").read_bytes()

@@ -48,6 +48,11 @@ BROKEN = {
         rewrite("metrics.json", lambda m: m["calibration"].update(temperature=0)),
         "calibration: temperature is 0.0, expected 0.001 to 1000",
     ),
+    "coverage 3": (rewrite("metrics.json", lambda m: m | {"prior": {"coverage": 3}}), "coverage is 3, expected a list"),
+    "coverage without shares": (
+        rewrite("metrics.json", lambda m: m | {"prior": {"coverage": [{"answerable": 0.5}]}}),
+        "metrics.json: prior: threshold is missing, expected a number",
+    ),
     "no interval": (
         rewrite("metrics.json", lambda m: m["at_zero"].pop("f1_interval") and None),
         "at_zero: f1_interval is None, expected two numbers",

@@ -13,6 +13,7 @@ from squad.spans import Predictions, apply_threshold
 
 LARGEST = 1e100  # of any figure: a larger one is a mistake, and would overflow in a chart
 LARGEST_FILE = 2**31  # bytes
+COVERAGE = ("answerable", "threshold", "answered", "right", "answered_there", "right_there")
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,18 @@ def read_figures(metrics: dict, where: str) -> dict:
     if not 1e-3 <= trust["temperature"] <= 1e3:
         raise DataError(f"{where}: calibration: temperature is {trust['temperature']}, expected 0.001 to 1000")
     threshold = _number(metrics.get("threshold"), f"{where}: threshold")
-    return {"threshold": threshold, "tuned_here": tuned, "calibration": trust, "rows": rows}
+    figures = {"threshold": threshold, "tuned_here": tuned, "calibration": trust, "rows": rows}
+    return figures | {"coverage": _coverage(metrics, where)}
+
+
+def _coverage(metrics: dict, where: str) -> list[dict[str, float]]:
+    """The rows of `squad.prior.coverage`; none when the run has not tuned its own threshold."""
+    if "prior" not in metrics:
+        return []
+    rows = _object(metrics, "prior", where).get("coverage")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise DataError(f"{where}: prior: coverage is {str(rows)[:60]}, expected a list of objects")
+    return [{name: _number(row.get(name), f"{where}: prior: {name}") for name in COVERAGE} for row in rows]
 
 
 def read_log(path: Path) -> list[dict] | None:

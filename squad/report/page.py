@@ -16,7 +16,15 @@ from squad.examples import DataError, Example
 from squad.metrics import question_scores
 from squad.report.files import RunFiles
 from squad.report.numbers import INVENTED, SILENT, WRONG, confidences, error_kind, segments, worst_errors
-from squad.report.sections import calibration, groups, precision_recall_chart, signed, threshold_chart, training
+from squad.report.sections import (
+    calibration,
+    coverage_table,
+    groups,
+    precision_recall_chart,
+    signed,
+    threshold_chart,
+    training,
+)
 from squad.windowing import MAX_LENGTH, MAX_QUESTION, OVERLAP, make_windows
 
 MAIN_OPTIONS = (
@@ -44,7 +52,7 @@ def make_page(run: RunFiles, windows: np.ndarray | str) -> str:
         "scores": _scores_table(run.figures),
         "options": _options(run.config),
         "training": training(run.log),
-        "answering": threshold_chart(run) + precision_recall_chart(run),
+        "answering": threshold_chart(run) + precision_recall_chart(run) + coverage_table(run.figures["coverage"]),
         "calibration": reliability,
         "bins": bins,
         "groups": groups(run, windows, exact, f1),

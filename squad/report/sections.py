@@ -112,6 +112,26 @@ def calibration(run: RunFiles, exact: np.ndarray) -> tuple[str, str]:
     return "".join(parts), tables
 
 
+def coverage_table(rows: Sequence[dict[str, float]]) -> str:
+    """How many questions are answered, and how many of these answers are right, where other shares have an answer."""
+    if not rows:
+        return ""
+    names = ("questions with an answer", "threshold", "dev: answered", "right of those", "weighted: answered",
+             "right of those")  # fmt: skip
+    head = "".join(f'<th scope="col">{name}</th>' for name in names)
+    lines = []
+    for row in rows:
+        shares = (row[name] for name in ("answered", "right", "answered_there", "right_there"))
+        cells = "".join(f"<td>{text}</td>" for text in (signed(row["threshold"]), *(f"{x:.1%}" for x in shares)))
+        lines.append(f'<tr><th scope="row">{row["answerable"]:.0%}</th>{cells}</tr>')
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    said = (
+        "The threshold for texts that have the answer more often or less (--answerable); on these questions, and on "
+        "the same weighted so that this share of them has one."
+    )
+    return figure("How often to answer", table, said)
+
+
 def groups(run: RunFiles, windows: np.ndarray | str, exact: np.ndarray, f1: np.ndarray) -> str:
     """Scores at the threshold by question word, answer length and number of windows.
 
