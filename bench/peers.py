@@ -26,7 +26,7 @@ from bench.machine import processor
 from bench.table import row
 from bench.worker import Worker
 from minibert import qa
-from minibert.qa.onnx import INPUTS, OUTPUTS
+from minibert.qa.onnx import INPUTS, NEEDED, OUTPUTS
 from minirun import choose_precision, keep_freed_memory, prepare_frozen
 
 QUESTIONS, SINGLE = 500, 100
@@ -51,7 +51,7 @@ def main() -> None:
 def engines() -> Iterator[str]:
     """Those that this machine can measure; the others are named."""
     native = choose_precision("auto", torch.device("cpu")) == torch.bfloat16
-    for name in ("minibert", "transformers", "compiled", "onnxruntime", "openvino"):
+    for name in ("minibert", "transformers", "compiled", *(("onnxruntime", "openvino") if can_export() else ())):
         if name in PACKAGES and importlib.util.find_spec(PACKAGES[name]) is None:
             print(f"{name} is left out: pip install {PACKAGES[name]}", file=sys.stderr)
             continue
@@ -60,6 +60,13 @@ def engines() -> Iterator[str]:
             yield f"{name}-bf16"
         if name == "onnxruntime":
             yield f"{name}-int8"
+
+
+def can_export() -> bool:
+    """Whether model.onnx can be written, which two engines read."""
+    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
+        print(f"onnxruntime and openvino are left out: pip install {' '.join(missing)}", file=sys.stderr)
+    return not missing
 
 
 def measure(rounds: int, names: list[str]) -> dict[str, dict]:

@@ -1,6 +1,6 @@
 """Every speed that this project promises, measured on this machine, beside its goal.
 
-    pip install -e '.[bench]' && python bench/run.py                     about 45 minutes on 2 cores; leave them alone
+    pip install -e '.[bench,onnx]' openvino && python bench/run.py       about an hour on 2 cores; leave them alone
     python bench/run.py --quick                                          a few minutes, rougher
     python bench/run.py --only start                                     one part again, the others unchanged
     python bench/run.py --device cuda                                    on a GPU: bert-base against transformers + PEFT
@@ -21,7 +21,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from bench import answers, others
+from bench import answers, others, peers
 from bench.generation import generation
 from bench.machine import describe, kind_of_machine, matrix_peak
 from bench.sides import Setup, config_of, load_windows, prepare, random_bert_base, training_flops
@@ -29,6 +29,7 @@ from bench.table import markdown, row, write
 from bench.worker import Worker
 from minihub import read_object
 from minirun import Parser, choose_device, choose_precision, run_command
+from minirun.hardware import PRECISIONS
 
 RUN_QA = {"precision": "fp32", "pad_to": 384, "dropout": 0.1}
 # label, ours, theirs
@@ -44,6 +45,7 @@ GPU_ROWS = [
 ]
 GOALS = {"minilm": (15, 10, 4, 5), "bert-base": (8, 6, 2.5, 4), "gpu": (2, 4)}
 PEAK_GOALS = {"minilm": 0.30, "bert-base": 0.45}
+USUAL = {"minutes": 55, "bf16": 889, "fp32": 360}  # of a whole run where the matrix speed is that many GFLOP/s
 MEMORY_GOALS = {"minilm": 0.3, "gpu": 0.6}  # of theirs as they are shipped, with dropout
 
 
@@ -64,6 +66,8 @@ def main() -> int:
     options.precision = resolved(options.precision, device)
     file = Path(options.output) / f"{kind_of_machine(device)}-{options.precision}.json"
     report = {"machine": describe(device), "parts": earlier(file, describe(device)) if options.only else {}}
+    if device.type == "cpu" and not options.only and not options.quick:
+        print(estimate(matrix_peak(device, PRECISIONS[options.precision]) / 1e9, options.precision), flush=True)
     for name, part in todo.items():
         if options.only in (None, name):
             print(f"\n== {name}", flush=True)
@@ -71,6 +75,12 @@ def main() -> int:
             write(report, file)
     print("\n" + markdown(report))
     return 0
+
+
+def estimate(peak: float, precision: str) -> str:
+    """How long a run takes, if all of it follows the matrix speed. peak: in GFLOP/s, of products in this precision."""
+    minutes = USUAL["minutes"] * USUAL[precision] / peak
+    return f"about {minutes:.0f} minutes at {peak:.0f} GFLOP/s in {precision}"
 
 
 def resolved(precision: str, device: torch.device) -> str:
@@ -96,6 +106,7 @@ def parts(device: str) -> dict:
         "minilm": lambda options: training("minilm", options),
         "bert-base": lambda options: training("bert-base", options),
         "evaluation": evaluation,
+        "peers": lambda options: peers.rows(options.quick),
         "tokenise": lambda options: others.tokenise(options.uqa),
         "decode": lambda options: others.decode(),
         "start": lambda options: others.start(),

@@ -19,7 +19,7 @@ import minibert
 import squad
 import train
 from bench import same, sides, table
-from bench.run import earlier
+from bench.run import earlier, estimate
 from bench.sides import training_flops
 from bench.worker import Worker
 
@@ -162,3 +162,8 @@ def test_a_worker_that_is_killed_is_missed():
     worker = Worker(partial, os.kill)
     with pytest.raises(ValueError, match="a worker process has ended with status -9"):
         worker.ask(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+
+
+def test_the_estimate_follows_the_matrix_speed():
+    assert estimate(889.0, "bf16") == "about 55 minutes at 889 GFLOP/s in bf16"
+    assert estimate(60.0, "fp32") == "about 330 minutes at 60 GFLOP/s in fp32"
