@@ -265,6 +265,30 @@ def test_what_is_saved_loads_again_here_and_in_transformers(model, tmp_path):
     close(theirs.eval()(ids[:1]).logits, model(ids[:1], mask[:1]))
 
 
+def test_shards_and_hub_ids_are_read(tmp_path, monkeypatch):
+    """Shards, the second without the prefix, that a hub id leads to: only the files that are needed are asked for."""
+    import huggingface_hub
+
+    whole = load_file(GOLDEN / "gpt2" / "model.safetensors")
+    keys = sorted(whole)
+    parts = {"a.safetensors": {k: whole[k] for k in keys[::2]},
+             "b.safetensors": {k.removeprefix("transformer."): whole[k] for k in keys[1::2]}}  # fmt: skip
+    for name, part in parts.items():
+        save_file(part, tmp_path / name)
+    index = {"weight_map": {key: name for name, part in parts.items() for key in part}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    (tmp_path / "config.json").write_text((GOLDEN / "gpt2" / "config.json").read_text())
+    asked = []
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: asked.append((a, k)) or str(tmp_path))
+    model = minigpt.load_pretrained("openai-community/gpt2-medium", revision="v1")
+    assert asked[0][0] == ("openai-community/gpt2-medium",) and asked[0][1]["revision"] == "v1"
+    for name, tensor in minigpt.load_pretrained(GOLDEN / "gpt2").state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor), name
+    (tmp_path / "b.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"b\.safetensors"):
+        minigpt.load_pretrained(tmp_path)
+
+
 def test_files_of_the_hub_are_read_with_old_buffers_and_without_the_prefix(tmp_path):
     """The hub's gpt2 has no prefix, one causal mask a layer, and sometimes the head a second time."""
     state = load_file(GOLDEN / "gpt2" / "model.safetensors")
