@@ -28,7 +28,7 @@ from minihub import atomic_write, check_fit, write_json
 from minirun import option
 from squad.augment import augment
 from squad.causes import known_causes
-from squad.reader import TUNED, settings_of
+from squad.reader import settings_of
 from squad.words import show_results
 
 ADVICE = "lower --batch-size (raise --gradient-accumulation-steps to keep the step's size) or --max-length"
@@ -304,7 +304,8 @@ def evaluate(run: Run) -> dict | None:
         return None
     predictions = squad.decode(dev.examples, dev.windows, squad.WindowPredictions(*found))
     scorings = squad.choose_scorings(options.scoring, options.language, [example.context for example in dev.examples])
-    tuned = [run.settings.get(name, other) for name, other in TUNED.items()]
+    saved = run.settings
+    tuned = saved.get("null_threshold"), saved.get("temperature"), saved.get("best_bonus", 0.0)
     metrics = squad.evaluate(dev.examples, predictions, *tuned, *scorings, known_causes(dev.examples))
     metrics |= {"loss": float(found[-1].mean())} | ({"left_out": dev.left_out} if dev.left_out else {})
     with atomic_write(run.folder) as part:

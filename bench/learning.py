@@ -24,13 +24,15 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import squad
 from bench.machine import processor
-from minihub import find_model, load_tokenizer
+from bench.sides import their_model
+from minihub import load_tokenizer
 from minirun import autocast, choose_precision, keep_freed_memory, progress_bar
 from squad.dataset import load_examples
 
 ROOT = Path(__file__).parent.parent
 EPOCHS, BATCH = 3, 16
 CPU = torch.device("cpu")
+Point = tuple[float, float, float, float]  # passes over the questions, seconds of training, two scores
 
 
 def main() -> None:
@@ -50,9 +52,6 @@ def main() -> None:
             print(f"| {name} | {passes:.2f} | {seconds / 60:.1f} | {f1:.2f} | {has_answer:.2f} |", flush=True)
 
 
-Point = tuple[float, float, float, float]  # passes over the questions, seconds of training, two scores
-
-
 def ours(questions: int, dev: str) -> Iterator[Point]:
     """A run of train.py for each quarter, so that each ends with its own decay, as a run of that length would."""
     for quarter in (0.25, 0.5, 0.75, 1.0):
@@ -69,18 +68,12 @@ def ours(questions: int, dev: str) -> Iterator[Point]:
 
 def theirs(questions: int, rate: float, dev: Path) -> Iterator[Point]:
     """transformers + PEFT, evaluated after each epoch."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import BertForQuestionAnswering
-
     keep_freed_memory()
     torch.manual_seed(0)
-    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    base = BertForQuestionAnswering.from_pretrained(find_model("minilm"), **still)
-    config = LoraConfig(task_type="QUESTION_ANS", r=8, lora_alpha=16, target_modules=["query", "value"])
-    get_peft_model(base, config)  # puts the adapters into base; its own forward drops token_type_ids (peft 0.21)
+    model = their_model("minilm", dropout=0.0).get_base_model()  # PEFT's own forward drops token_type_ids (0.21)
     tokenizer, dtype = load_tokenizer("minilm"), choose_precision("auto", CPU)
     train = squad.load_dataset(squad.find_data("excerpt", "train"), tokenizer, limit=questions)
-    trained = [parameter for parameter in base.parameters() if parameter.requires_grad]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=0.0)
     order = [squad.training_batches(train.windows.lengths, BATCH, 0, epoch) for epoch in range(EPOCHS)]
     total, done, seconds = sum(map(len, order)), 0, 0.0
@@ -91,7 +84,7 @@ def theirs(questions: int, rate: float, dev: Path) -> Iterator[Point]:
             for group in optimizer.param_groups:
                 group["lr"] = rate * (1 - done / total)
             with autocast(CPU, dtype):
-                found = base(
+                found = model(
                     **named(*batch[:3]), start_positions=batch.start_positions, end_positions=batch.end_positions
                 )
             found.loss.backward()
@@ -99,8 +92,8 @@ def theirs(questions: int, rate: float, dev: Path) -> Iterator[Point]:
             optimizer.zero_grad()
             done += 1
             seconds += time.perf_counter() - began
-        yield epoch + 1.0, seconds, *scores(evaluated(base.eval(), dev, tokenizer, dtype))
-        base.train()
+        yield epoch + 1.0, seconds, *scores(evaluated(model.eval(), dev, tokenizer, dtype))
+        model.train()
 
 
 def named(input_ids: torch.Tensor, token_type_ids: torch.Tensor, attention_mask: torch.Tensor) -> dict:

@@ -8,7 +8,6 @@ search for spans is the same code and counted for all. bf16 where the processor 
 """
 
 import argparse
-import importlib.util
 import statistics
 import sys
 import tempfile
@@ -27,15 +26,9 @@ from bench.table import row
 from bench.worker import Worker
 from minibert import qa
 from minibert.qa.onnx import INPUTS, NEEDED, OUTPUTS
-from minirun import choose_precision, keep_freed_memory, prepare_frozen
+from minirun import choose_precision, keep_freed_memory, missing_packages, prepare_frozen
 
 QUESTIONS, SINGLE = 500, 100
-PACKAGES = {
-    "transformers": "transformers",
-    "compiled": "transformers",
-    "onnxruntime": "onnxruntime",
-    "openvino": "openvino",
-}
 Model = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -51,22 +44,11 @@ def main() -> None:
 def engines() -> Iterator[str]:
     """Those that this machine can measure; the others are named."""
     native = choose_precision("auto", torch.device("cpu")) == torch.bfloat16
-    for name in ("minibert", "transformers", "compiled", *(("onnxruntime", "openvino") if can_export() else ())):
-        if name in PACKAGES and importlib.util.find_spec(PACKAGES[name]) is None:
-            print(f"{name} is left out: pip install {PACKAGES[name]}", file=sys.stderr)
+    for kind, (_, packages, precisions) in ENGINES.items():
+        if missing := missing_packages(*packages):
+            print(f"{kind} is left out: pip install {' '.join(missing)}", file=sys.stderr)
             continue
-        yield f"{name}-fp32"
-        if native and name != "onnxruntime":  # its CPU kernels have no bf16
-            yield f"{name}-bf16"
-        if name == "onnxruntime":
-            yield f"{name}-int8"
-
-
-def can_export() -> bool:
-    """Whether model.onnx can be written, which two engines read."""
-    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
-        print(f"onnxruntime and openvino are left out: pip install {' '.join(missing)}", file=sys.stderr)
-    return not missing
+        yield from (f"{kind}-{precision}" for precision in precisions if native or precision != "bf16")
 
 
 def measure(rounds: int, names: list[str]) -> dict[str, dict]:
@@ -74,9 +56,8 @@ def measure(rounds: int, names: list[str]) -> dict[str, dict]:
     with tempfile.TemporaryDirectory() as folder:
         needs_file = any(name.startswith(("onnxruntime", "openvino")) for name in names)
         qa.export(qa.load.SHIPPED, "", Path(folder) / "model", onnx=needs_file)
-        began = time.perf_counter()
         workers = {name: Worker(prepare, name, f"{folder}/model") for name in names}
-        speeds = {name: [] for name in names}
+        speeds, began = {name: [] for name in names}, time.perf_counter()
         for number in range(rounds + 1):
             for name, worker in workers.items():
                 seconds = worker.ask("all")
@@ -130,13 +111,7 @@ def prepare(name: str, folder: str) -> Callable:
     """For a Worker: what to measure -> seconds, milliseconds, logits or F1."""
     kind, precision = name.split("-")
     keep_freed_memory()
-    model = {
-        "minibert": ours,
-        "transformers": theirs,
-        "compiled": compiled,
-        "onnxruntime": onnxruntime,
-        "openvino": openvino,
-    }[kind](folder, precision)
+    model = ENGINES[kind][0](folder, precision)
     reader = qa.load_reader(device="cpu", precision="fp32")
     dev = squad.read_examples(squad.find_data("excerpt", "dev"))
     some = [dev[i] for i in np.random.default_rng(0).permutation(len(dev))[:QUESTIONS]]
@@ -227,6 +202,16 @@ def openvino(folder: str, precision: str) -> Model:
         return tuple(torch.from_numpy(found[name].copy()) for name in OUTPUTS)
 
     return run
+
+
+# name -> how it is built, the packages that it needs, its precisions; ONNX Runtime has no kernels for bf16 on a CPU
+ENGINES = {
+    "minibert": (ours, (), ("fp32", "bf16")),
+    "transformers": (theirs, ("transformers",), ("fp32", "bf16")),
+    "compiled": (compiled, ("transformers",), ("fp32", "bf16")),
+    "onnxruntime": (onnxruntime, NEEDED, ("fp32", "int8")),
+    "openvino": (openvino, ("openvino", *NEEDED), ("fp32", "bf16")),
+}
 
 
 if __name__ == "__main__":

@@ -106,19 +106,23 @@ def build_ours(data: squad.Dataset, setup: Setup, device: torch.device):
     return steps
 
 
-def build_theirs(data: squad.Dataset, setup: Setup, device: torch.device):
-    """A function of window numbers: transformers' model, PEFT's adapters, the loop of run_qa_no_trainer.py."""
+def their_model(name: str, dropout: float) -> torch.nn.Module:
+    """transformers' model with PEFT's adapters of rank 8 on query and value; PEFT's class is the outer one."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForQuestionAnswering
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    folder = find_model(setup.model)
-    rates = {"hidden_dropout_prob": setup.dropout, "attention_probs_dropout_prob": setup.dropout}
-    model = AutoModelForQuestionAnswering.from_pretrained(folder, **rates)
+    rates = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    model = AutoModelForQuestionAnswering.from_pretrained(find_model(name), **rates)
     config = LoraConfig(task_type="QUESTION_ANS", r=8, lora_alpha=16, target_modules=["query", "value"])
-    model = get_peft_model(model, config).train().to(device)
+    return get_peft_model(model, config)
+
+
+def build_theirs(data: squad.Dataset, setup: Setup, device: torch.device):
+    """A function of window numbers: transformers' model, PEFT's adapters, the loop of run_qa_no_trainer.py."""
+    model = their_model(setup.model, setup.dropout).train().to(device)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-3)
 

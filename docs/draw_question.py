@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pictures import arrow, box, page, text
+from pictures import arrow, bars, box, page, text
 
 import squad
 from minibert.qa import load_model
@@ -15,19 +15,6 @@ from squad.spans import apply_threshold, decode
 
 QUESTION, CONTEXT = "Who painted the Mona Lisa?", "The Mona Lisa was painted by Leonardo da Vinci in Florence."
 CHARACTER, GAP, BARS = 7.3, 4, 46  # pixels: of a letter, between tokens, of the longest bar
-
-
-def bars(y: float, name: str, values: np.ndarray, centres: list[float], chosen: int) -> list[str]:
-    """A row of bars, one per token that an answer may begin or end at; the chosen one has its value above it."""
-    low, high = values[np.isfinite(values)].min(), values.max()
-    parts = [text(14, y - 14, name, 12)]
-    for i, (value, centre) in enumerate(zip(values, centres, strict=True)):
-        if np.isfinite(value):
-            height = 2 + BARS * (value - low) / (high - low)
-            parts.append(box(centre - 5, y - height, 10, height, name))
-        if i in (0, chosen):
-            parts.append(text(centre, y - height - 5, f"{value:.1f}", 12, "middle"))
-    return parts
 
 
 def main() -> None:
@@ -67,8 +54,9 @@ def main() -> None:
     ]
     parts += [text(middle, 156, f"h = W x + b + (\u03b1 / r) B A x,   r = {r}", 13, "middle", 'font-style="italic"')]
     parts += [arrow(middle, 168, 20), text(middle + 14, 182, "QA head: two numbers per token", 12)]
-    parts += bars(256, "start", start, centres, first)
-    parts += bars(332, "end", end, centres, last)
+    for y, kind, values, best in ((256, "start", start, first), (332, "end", end, last)):
+        parts.append(text(14, y - 14, kind, 12))
+        parts += bars(y, kind, values, centres, {i: f"{values[i]:.1f}" for i in (0, best)}, BARS, width=10)
     score, null = float(found.scores[0, 0]), float(found.null_score[0])
     told = f"best span: {start[first]:.1f} + {end[last]:.1f} = {score:.1f};  no answer (at [CLS]): {null:.1f}"
     comparison = ">" if null_odds > threshold else "<"

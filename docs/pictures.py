@@ -167,19 +167,34 @@ def shares(title: str, names: Sequence[str], values: Sequence[float]) -> str:
     return page(54 + 24 * len(names), title, parts)
 
 
+def bars(
+    y: float,
+    kind: str,
+    values: np.ndarray,
+    centres: Sequence[float],
+    words: dict[int, str],
+    longest: float,
+    width: float,
+) -> list[str]:
+    """A row of bars that stand on y, one per finite value; words: what stands above some of them, by number."""
+    low, high, parts = values[np.isfinite(values)].min(), values.max(), []
+    for i, (value, centre) in enumerate(zip(values, centres, strict=True)):
+        if np.isfinite(value):
+            height = 2 + longest * (value - low) / (high - low)
+            parts.append(box(centre - width / 2, y - height, width, height, kind))
+        if i in words:
+            near_the_edge = centre < 2 * EDGE
+            x, anchor = (EDGE, "start") if near_the_edge else (centre, "middle")
+            parts.append(text(x, y - height - 6, words[i], 13, anchor))
+    return parts
+
+
 def scores(names: Sequence[str], start: np.ndarray, end: np.ndarray, chosen: tuple[int, int]) -> str:
     """The two logits of every token as bars, none at -inf; the values at [CLS] and at the chosen start and end."""
-    parts = []
-    for top, name, values, best in ((0, "start", start, chosen[0]), (170, "end", end, chosen[1])):
-        low, high = values[np.isfinite(values)].min(), values.max()
-        step = (WIDTH - 2 * EDGE) / len(values)
-        parts.append(text(EDGE, top + 26, f"{name}_logits", 15))
-        for i, value in enumerate(values):
-            if np.isfinite(value):
-                height = 2 + 88 * (value - low) / (high - low)
-                parts.append(box(EDGE + i * step, top + 150 - height, max(step - 1, 1), height, name))
-            if i in (0, best):
-                where = EDGE + (i + 0.5) * step
-                words = f"{names[i]} {value:.1f}"
-                parts.append(text(max(where, EDGE), top + 150 - height - 6, words, 13, "middle" if i else "start"))
+    step, parts = (WIDTH - 2 * EDGE) / len(names), []
+    centres = [EDGE + (i + 0.5) * step for i in range(len(names))]
+    for top, kind, values, best in ((0, "start", start, chosen[0]), (170, "end", end, chosen[1])):
+        parts.append(text(EDGE, top + 26, f"{kind}_logits", 15))
+        words = {i: f"{names[i]} {values[i]:.1f}" for i in (0, best)}
+        parts += bars(top + 150, kind, values, centres, words, longest=88, width=max(step - 1, 1))
     return page(340, "Start and end logits of every token of one window", parts)

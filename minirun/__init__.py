@@ -5,7 +5,7 @@ Nothing here knows a model or a task.
 
 from minirun.checkpoint import fingerprint
 from minirun.command import RunOptions, parse_command
-from minirun.flags import Parser, option, progress_bar, run_command
+from minirun.flags import Parser, missing_packages, option, progress_bar, run_command
 from minirun.hardware import (
     autocast,
     choose_device,
@@ -26,6 +26,7 @@ from minirun.track import check_tracker
 __all__ = [
     "Parser", "Processes", "Record", "RunOptions", "Step", "autocast", "catch_stop_signals", "check_tracker",
     "choose_device", "choose_precision", "claim_folder", "explain_out_of_memory", "fingerprint", "fit_to_time",
-    "inline_policy", "join_processes", "keep_freed_memory", "make_optimizer", "option", "parameter_counts",
+    "inline_policy", "join_processes", "keep_freed_memory", "make_optimizer", "missing_packages",
+    "option", "parameter_counts",
     "parse_command", "prepare_frozen", "progress_bar", "run_command", "schedule", "seconds_per_window", "step_seed",
 ]  # fmt: skip

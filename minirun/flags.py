@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import importlib.util
 import math
 import operator
 import os
@@ -115,3 +116,10 @@ def run_command(main: Callable[[], int], name: str | None = None) -> typing.NoRe
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def missing_packages(*names: str) -> list[str]:
+    """Those of these packages that are not installed; nothing is imported."""
+    specs = {name: importlib.util.find_spec(name) for name in names}
+    # without an origin it is only a folder of that name
+    return [name for name, spec in specs.items() if spec is None or spec.origin is None]

@@ -1,10 +1,10 @@
 """A run's figures sent to TensorBoard or Weights & Biases as well; each is imported only when it is used."""
 
-import importlib.util
 import uuid
 from pathlib import Path
 
 from minihub import atomic_write
+from minirun.flags import missing_packages
 
 NEEDS = {"none": None, "tensorboard": "tensorboard>=2.16", "wandb": "wandb>=0.17"}
 
@@ -65,8 +65,7 @@ class WandB(NoTracker):
 
 def check_tracker(name: str) -> None:
     """Raise ValueError, with the install command, when the package that this tracker needs is not installed."""
-    spec = importlib.util.find_spec(name) if NEEDS[name] else None
-    if NEEDS[name] and (spec is None or spec.origin is None):  # without an origin it is only a folder of that name
+    if NEEDS[name] and missing_packages(name):
         raise ValueError(f"--track {name} needs a package that is not installed: pip install '{NEEDS[name]}'")
 
 

@@ -20,7 +20,6 @@ SETTINGS = {
     "null_threshold": float, "temperature": float, "best_bonus": float, "max_length": int, "window_overlap": int,
     "max_question_tokens": int, "max_answer_tokens": int, "dev_answerable": float, "null_scale": float,
 }  # fmt: skip
-TUNED = {"null_threshold": None, "temperature": None, "best_bonus": 0.0}  # in `evaluate`'s order; without a file
 NO_ANSWER = {"start": 0, "end": 0, "answer": ""}
 
 

@@ -1,6 +1,5 @@
 """model.onnx: ONNX Runtime gives the model's logits, and 10 lines without PyTorch its answers."""
 
-import importlib.util
 import subprocess
 import sys
 
@@ -11,10 +10,9 @@ import minibert
 import squad
 from minibert.qa import load_reader, onnx
 from minibert.qa.__main__ import main
+from minirun import missing_packages
 
-needs_onnx = pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in onnx.NEEDED), reason="the extra [onnx] is not installed"
-)
+needs_onnx = pytest.mark.skipif(bool(missing_packages(*onnx.NEEDED)), reason="the extra [onnx] is not installed")
 
 
 @needs_onnx

@@ -1,7 +1,6 @@
 """A model as model.onnx, for programs without PyTorch: written, then compared with the model itself."""
 
 import contextlib
-import importlib.util
 import logging
 import warnings
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 
 from minibert.model import BertForQuestionAnswering
+from minirun import missing_packages
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 INPUTS = ("input_ids", "token_type_ids", "attention_mask")
@@ -20,7 +20,7 @@ TOLERANCE = 1e-4  # logits are up to 20, and float32 sums in another order diffe
 
 def check_onnx() -> None:
     """Raise ValueError when a package that writing or checking needs is missing."""
-    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
+    if missing := missing_packages(*NEEDED):
         raise ValueError(f"--onnx needs {', '.join(missing)}: pip install -e '.[onnx]'")
 
 

@@ -22,6 +22,7 @@ from squad.report.sections import (
     groups,
     precision_recall_chart,
     signed,
+    table,
     threshold_chart,
     training,
 )
@@ -111,9 +112,8 @@ def _scores_table(figures: dict) -> str:
         row = figures["rows"][name]
         cells = [f"{row[k]:.2f}<small>{_interval(row[k + '_interval'])}</small>" for k in ("exact", "f1")]
         cells += [f"{row[k]:.2f}" if k in row else "\N{EN DASH}" for k in ("HasAns_f1", "NoAns_f1")]
-        lines.append(f'<tr><th scope="row">{escape(names[name])}</th>{"".join(f"<td>{c}</td>" for c in cells)}</tr>')
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("", "EM", "F1", "HasAns F1", "NoAns F1"))
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+        lines.append([escape(names[name]), *cells])
+    return table(("", "EM", "F1", "HasAns F1", "NoAns F1"), lines)
 
 
 def _options(config: dict) -> str:

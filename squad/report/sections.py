@@ -118,18 +118,15 @@ def coverage_table(rows: Sequence[dict[str, float]]) -> str:
         return ""
     names = ("questions with an answer", "threshold", "dev: answered", "right of those", "weighted: answered",
              "right of those")  # fmt: skip
-    head = "".join(f'<th scope="col">{name}</th>' for name in names)
     lines = []
     for row in rows:
-        shares = (row[name] for name in ("answered", "right", "answered_there", "right_there"))
-        cells = "".join(f"<td>{text}</td>" for text in (signed(row["threshold"]), *(f"{x:.1%}" for x in shares)))
-        lines.append(f'<tr><th scope="row">{row["answerable"]:.0%}</th>{cells}</tr>')
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+        shares = (f"{row[name]:.1%}" for name in ("answered", "right", "answered_there", "right_there"))
+        lines.append([f"{row['answerable']:.0%}", signed(row["threshold"]), *shares])
     said = (
         "The threshold for texts that have the answer more often or less (--answerable); on these questions, and on "
         "the same weighted so that this share of them has one."
     )
-    return figure("How often to answer", table, said)
+    return figure("How often to answer", table(names, lines), said)
 
 
 def groups(run: RunFiles, windows: np.ndarray | str, exact: np.ndarray, f1: np.ndarray) -> str:
@@ -175,6 +172,15 @@ def figure(title: str, chart: str, said: str) -> str:
     return f"<figure><h3>{escape(title)}</h3>{chart}<figcaption>{escape(said)}</figcaption></figure>"
 
 
+def table(names: Sequence[str], rows: Sequence[Sequence[str]], named_rows: bool = True, caption: str = "") -> str:
+    """names: of the columns. rows: cells as HTML. named_rows: the first cell of each row is the row's name."""
+    head = "".join(f'<th scope="col">{name}</th>' for name in names)
+    first = '<th scope="row">{}</th>' if named_rows else "<td>{}</td>"
+    body = "".join(f"<tr>{first.format(a)}{''.join(f'<td>{cell}</td>' for cell in rest)}</tr>" for a, *rest in rows)
+    title = f"<caption>{escape(caption)}</caption>" if caption else ""
+    return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
 def _told(rows: Sequence[dict]) -> str:
     """The groups in words, for screen readers."""
     return " ".join(f"{r['name']}: EM {r['exact']:.1f}, F1 {r['f1']:.1f}, {r['count']:,} questions." for r in rows)
@@ -186,6 +192,5 @@ def _odds(run: RunFiles) -> np.ndarray:
 
 def _bins_table(title: str, bins: dict[str, np.ndarray]) -> str:
     rows = zip(*(bins[name].tolist() for name in ("confidence", "right", "count")), strict=True)
-    cells = "".join(f"<tr><td>{c:.1%}</td><td>{r:.1%}</td><td>{n:,}</td></tr>" for c, r, n in rows if n)
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("mean confidence", "share right", "answers"))
-    return f"<table><caption>{escape(title)}</caption><thead><tr>{head}</tr></thead><tbody>{cells}</tbody></table>"
+    cells = [(f"{c:.1%}", f"{r:.1%}", f"{n:,}") for c, r, n in rows if n]
+    return table(("mean confidence", "share right", "answers"), cells, named_rows=False, caption=title)
