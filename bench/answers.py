@@ -117,7 +117,7 @@ def build_theirs(precision: str):
             starts, ends = out.start_logits.float().numpy(), out.end_logits.float().numpy()
             for i, start, end in zip(rows, starts, ends, strict=True):
                 search(encoded, i, start, end, contexts, best)
-        return [best[i][1] for i in range(len(questions))]
+        return [best.get(i, (0.0, ""))[1] for i in range(len(questions))]
 
     return answer
 

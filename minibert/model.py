@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from minibert.config import BertConfig
 from minibert.dropout import dropout, make_dropout
+from minirun import fused_attention_pays
 
 
 class BertForQuestionAnswering(nn.Module):
@@ -137,12 +138,11 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, p: float) -> Tensor
     Args: q, k, v (B, N, T, D); mask (B, 1, 1, T) bool; p, the share of attention weights that dropout sets to zero.
     Returns: (B, N, T, D).
 
-    On a CPU the eager form is used when gradients are needed, as the fused kernel's backward pass is several times
-    slower than plain matrix products, and in bfloat16, where its forward pass is slower too (docs/log.md).
+    Two ways to compute the same; which one is faster depends on the processor and on whether gradients are needed.
     """
-    if q.device.type == "cpu" and (q.requires_grad or q.dtype == torch.bfloat16):
-        return eager_attention(q, k, v, mask, p)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
+    if fused_attention_pays(q, p):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
+    return eager_attention(q, k, v, mask, p)
 
 
 def eager_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, p: float) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from minigpt.cache import Cache, LayerCache
 from minigpt.config import GPT2Config
+from minirun import fused_attention_pays
 
 
 class GPT2LMHead(nn.Module):
@@ -133,12 +134,11 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, p: float) -> Tensor
     Args: q (B, N, T, D); k, v (B, N, S, D); mask (B, 1, T, S) bool; p, the share of weights that dropout sets to zero.
     Returns: (B, N, T, D).
 
-    On a CPU the eager form is used when gradients are needed, in bfloat16 and for one query, where the fused
-    kernel is slower.
+    Two ways to compute the same; for one query the second is faster everywhere but on a GPU.
     """
-    if q.device.type == "cpu" and (q.requires_grad or q.dtype == torch.bfloat16 or q.size(2) == 1):
-        return eager_attention(q, k, v, mask, p)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
+    if fused_attention_pays(q, p) and (q.size(2) > 1 or q.device.type != "cpu"):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
+    return eager_attention(q, k, v, mask, p)
 
 
 def eager_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, p: float) -> Tensor:

@@ -11,6 +11,7 @@ from minirun.hardware import (
     choose_device,
     choose_precision,
     explain_out_of_memory,
+    fused_attention_pays,
     keep_freed_memory,
     parameter_counts,
 )
@@ -26,7 +27,7 @@ from minirun.track import check_tracker
 __all__ = [
     "Parser", "Processes", "Record", "RunOptions", "Step", "autocast", "catch_stop_signals", "check_tracker",
     "choose_device", "choose_precision", "claim_folder", "explain_out_of_memory", "fingerprint", "fit_to_time",
-    "inline_policy", "join_processes", "keep_freed_memory", "make_optimizer", "missing_packages",
-    "option", "parameter_counts",
-    "parse_command", "prepare_frozen", "progress_bar", "run_command", "schedule", "seconds_per_window", "step_seed",
+    "fused_attention_pays", "inline_policy", "join_processes", "keep_freed_memory", "make_optimizer",
+    "missing_packages", "option", "parameter_counts", "parse_command", "prepare_frozen", "progress_bar", "run_command",
+    "schedule", "seconds_per_window", "step_seed",
 ]  # fmt: skip

@@ -48,6 +48,17 @@ def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 
+def fused_attention_pays(q: torch.Tensor, dropout: float) -> bool:
+    """Whether PyTorch's fused attention is faster than one operation per line, for queries `q` (..., D).
+
+    Always but on a CPU, where it has been measured (docs/speed.md): there its dropout is slow, and so is its backward
+    pass in bfloat16; its forward pass in bfloat16 is fast only with AMX.
+    """
+    if q.device.type != "cpu":
+        return True
+    return not dropout and (q.dtype.itemsize > 2 or (HAS_AMX and not q.requires_grad))
+
+
 def keep_freed_memory() -> bool:
     """Make the C allocator keep freed memory instead of returning it to the system. Returns whether it could (glibc).
 
@@ -67,6 +78,9 @@ def _cpu_flags() -> set[str]:
     except OSError:
         return set()
     return {flag for line in lines if line.lower().startswith(("flags", "features")) for flag in line.split()}
+
+
+HAS_AMX = "amx_bf16" in _cpu_flags()
 
 
 def parameter_counts(model: torch.nn.Module) -> tuple[int, int]:

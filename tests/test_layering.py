@@ -12,8 +12,8 @@ from helpers import ROOT
 ROOMS = {
     "minihub": set(),
     "minirun": {"minihub"},
-    "minibert": {"minihub"},
-    "minigpt": {"minihub"},
+    "minibert": {"minihub", "minirun"},
+    "minigpt": {"minihub", "minirun"},
     "lora": {"minihub"},
     "squad": {"minihub"},
     "squad.augment": {"minihub", "minirun", "squad"},

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 import minibert
 from minibert.model import attention, eager_attention
+from minirun import hardware
 
 
 def close(ours, theirs):
@@ -117,6 +118,20 @@ def test_written_out_attention_equals_the_fused_one():
     expected = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     torch.testing.assert_close(eager_attention(q, k, v, mask, 0.0), expected)
     torch.testing.assert_close(attention(q.requires_grad_(), k, v, mask, 0.0), expected)
+
+
+@pytest.mark.parametrize("has_amx", [True, False])
+@pytest.mark.parametrize(("dtype", "within"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05)])
+@pytest.mark.parametrize("trains", [True, False])
+def test_attention_is_the_formula_whichever_way_is_faster(has_amx, dtype, within, trains, monkeypatch):
+    monkeypatch.setattr(hardware, "HAS_AMX", has_amx)
+    q, k, v = torch.randn(3, 3, 2, 7, 5).unbind(0)
+    mask = (torch.arange(7) < torch.tensor([[7], [4], [1]]))[:, None, None]
+    scores = (q.double() @ k.double().mT / 5**0.5).masked_fill(~mask, -torch.inf)
+    expected = scores.softmax(-1) @ v.double()
+    found = attention(q.to(dtype).requires_grad_(trains), k.to(dtype), v.to(dtype), mask, 0.0)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), expected, rtol=within, atol=within)
 
 
 def test_float16_masks_do_not_overflow():
