@@ -33,6 +33,7 @@ from squad.words import show_results
 
 ADVICE = "lower --batch-size (raise --gradient-accumulation-steps to keep the step's size) or --max-length"
 EXCERPT = {"seconds": 300, "least": 2_000, "most": 15_000}  # how many questions a run on it takes
+JUDGED = 700  # dev questions to evaluate on where no more than the fewest can be trained on
 REAL = 12_000  # of them at most; what fits beyond these is made by squad.augment
 HEAD = "qa_outputs"  # starts from random weights, so it is trained in full beside the adapters
 LORA_TARGETS = {"attention": "query,value"}  # what the LoRA paper adapts
@@ -46,14 +47,11 @@ class Options(minirun.RunOptions):
     train: str = option("excerpt", "SQuAD file to train on; or excerpt, sample (both in data/), squad_v2 (official)")
     dev: str = option("excerpt", "SQuAD file to evaluate on; or excerpt, squad_v2")
     max_train_examples: int = option(0, "only the first N; 0: all, of excerpt 5 minutes' worth", least=0, fixed=True)
+    max_dev_examples: int = option(0, "only the first N; 0: all, of excerpt 700 if slow", least=0, of="dev")
     skip_bad: bool = option(False, "leave out malformed questions instead of stopping at the first", fixed=True)
     answerable_only: bool = option(False, "leave out unanswerable questions, of train and dev", fixed=True)
-    augment: int = option(
-        0,
-        "add N unanswerable questions made of answerable ones; 0: none, to excerpt if time allows",
-        least=0,
-        fixed=True,
-    )
+    augment: int = option(0, "add N unanswerable questions made of answerable ones; 0: none, to excerpt if time allows",
+                          least=0, fixed=True)  # fmt: skip
     # model
     model: str = option("minilm", "minilm, a folder, or a hub id such as google-bert/bert-base-uncased")
     revision: str = option("", "hub commit or tag of the model")
@@ -136,14 +134,13 @@ def prepare(options: Options, evaluated: Path | None, processes: minirun.Process
     model = load_trained(options, evaluated) if evaluated else load_pretrained(options)
     config, dtype = model.config, minirun.choose_precision(options.precision, device)
     check_fit(tokenizer, config.vocab_size, config.longest_sequence, options.max_length)
-    dev = load_data(options, "dev", tokenizer, processes.is_main)
     settings = squad.read_settings(trained_part(options, evaluated) / "qa.json") if evaluated else {}
     # Taken before frozen weights are rounded, so that a run can be resumed in another precision.
     fingerprints = {} if evaluated else {"model": minirun.fingerprint(model, str(config.with_dropout(0.0)))}
     minirun.prepare_frozen(dtype, model.to(device), pack=not options.compile)
     if options.train == "excerpt" and not (options.max_train_examples or evaluated or processes.size > 1):
         options = fit_excerpt(options, model.train(), device, dtype)
-    train = None
+    dev, train = load_data(options, "dev", tokenizer, processes.is_main), None
     if not evaluated:
         train = load_data(options, "train", tokenizer, processes.is_main)
         fingerprints["data"] = squad.fingerprint(train.examples, train.windows)
@@ -154,18 +151,22 @@ def prepare(options: Options, evaluated: Path | None, processes: minirun.Process
 
 
 def fit_excerpt(options: Options, model: nn.Module, device: torch.device, dtype: torch.dtype) -> Options:
-    """The options with as many questions of the excerpt, and made ones beside them, as the time allows."""
+    """The options with as many questions of the excerpt, made ones beside them, and of its dev, as the time allows."""
     shape = options.batch_size, min(options.max_length, 176)  # about the mean length of a batch
     number = minirun.fit_to_time(options.epochs * minirun.seconds_per_window(model, device, dtype, shape), **EXCERPT)
     real = min(number, REAL)
-    return dataclasses.replace(options, max_train_examples=real, augment=options.augment or number - real)
+    found = {"max_train_examples": real, "augment": options.augment or number - real}
+    if options.dev == "excerpt" and number == EXCERPT["least"]:
+        found["max_dev_examples"] = options.max_dev_examples or JUDGED
+    return dataclasses.replace(options, **found)
 
 
 def load_data(options: Options, split: str, tokenizer: Tokenizer, talks: bool = True) -> squad.Dataset:
     """The `train` or `dev` file, cut into windows."""
     path = squad.find_data(getattr(options, split), split)
     sizes = (options.max_length, options.window_overlap, options.max_question_tokens)
-    limit, made = (options.max_train_examples, options.augment) if split == "train" else (0, 0)
+    limit = getattr(options, f"max_{split}_examples")
+    made = options.augment if split == "train" else 0
     progress = minirun.progress_bar(f"tokenise {split}", "chunk", talks)
     extend = functools.partial(augment, count=made, seed=options.seed)
     which = limit, options.skip_bad, progress, options.answerable_only, extend

@@ -49,7 +49,7 @@ class Options(minirun.RunOptions):
     dev: str = option("excerpt", "SQuAD file to evaluate on; or excerpt, squad_v2")
     max_train_examples: int = option(0, "only the first N questions; 0: all", least=0, fixed=True)
     answerable_only: bool = option(False, "leave out unanswerable questions, of train and dev", fixed=True)
-    max_dev_examples: int = option(0, "write answers to the first N dev questions only; 0: all", least=0)
+    max_dev_examples: int = option(0, "write answers to the first N dev questions only; 0: all", least=0, of="dev")
     # model
     model: str = option("openai-community/gpt2", "a hub id or a folder; --learn text makes a small one of its own")
     revision: str = option("", "hub commit or tag of the model")

@@ -61,6 +61,7 @@ def parse_command(argv: list[str] | None, options: type, prog: str, description:
     if run is not None:
         saved = saved_options(Path(run) / "config.json", options)
         parser.set_defaults(**{**saved, "output": run if first.resume else f"{run}/evaluation"})
+        parser.set_defaults(**_defaults_again(options, saved, vars(parser.parse_args(argv))))
     values = vars(parser.parse_args(argv))
     for name in ("resume", "evaluate", "debug"):
         del values[name]
@@ -94,6 +95,15 @@ def changed_options(saved: dict, now: dict) -> dict[str, str]:
         name: f"{flag_name(name)} {old} -> {now[name]}"
         for name, old in saved.items()
         if now[name] != old and name != "output"
+    }
+
+
+def _defaults_again(options: type, saved: dict, now: dict) -> dict:
+    """The defaults of options whose saved value says nothing any more: the option that they are `of` has changed."""
+    return {
+        field.name: field.default
+        for field in dataclasses.fields(options)
+        if (other := field.metadata.get("of")) in saved and now[other] != saved[other]
     }
 
 

@@ -29,7 +29,8 @@ def option(default, help: str, **limits):
         default, help: its default value, and the text that --help shows.
         limits: `choices`, the allowed values; `least`, `most` (inclusive), `above`, `below` (exclusive), the range of a
             number; `pattern`, a regular expression for a text, with `expected`, how an error describes it;
-            `fixed=True` for an option that a resumed run must not change.
+            `fixed=True` for an option that a resumed run must not change; `of`, the name of another option, for one
+            whose value in an earlier run says nothing once that other one has changed.
     """
     return dataclasses.field(default=default, metadata={"help": help, **limits})
 

@@ -23,10 +23,12 @@ IN_DATA = {
 def find_data(name: str, split: str) -> Path:
     """The `train` or `dev` file called `squad_v2`, `excerpt` or `sample` (train only); any other name is a path.
 
-    Raises DataError when there is no such excerpt here, or the official file cannot be downloaded.
+    Raises DataError when there is no such file here, or the official file cannot be downloaded.
     """
     if name == "squad_v2":
         return find_squad_v2(split)
+    if (name, split) == ("sample", "dev"):
+        raise DataError("sample: is to train on, there is none to evaluate on; give excerpt, squad_v2 or a file")
     if (name, split) not in IN_DATA:
         return Path(name)
     path = DATA / IN_DATA[name, split]

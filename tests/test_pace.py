@@ -1,5 +1,7 @@
 """How much a run takes on: what fits into its time, kept in config.json."""
 
+import json
+
 import pytest
 import torch
 from helpers import add_lora, flags, read
@@ -8,6 +10,7 @@ import minirun
 import squad
 import train
 from minirun.pace import fit_to_time, seconds_per_window
+from squad.report.files import read_run
 
 CPU = torch.device("cpu")
 
@@ -18,7 +21,9 @@ CPU = torch.device("cpu")
 )
 def test_as_many_thousands_as_fit_between_the_limits(seconds_each, number, capsys):
     assert fit_to_time(seconds_each, seconds=300, least=2_000, most=15_000) == number
-    assert f"trains on {number:,} questions in about " in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"trains on {number:,} questions in about " in printed
+    assert ("15,000 would take" in printed) == (number == 2_000)
 
 
 def test_measuring_changes_nothing(model):
@@ -66,3 +71,25 @@ def test_a_run_on_the_excerpt_keeps_the_number_it_chose(tiny, tmp_path, monkeypa
     assert [read(tmp_path / "fast" / "config.json")[k] for k in ("max_train_examples", "augment")] == [12_000, 3_000]
     assert train.main(flags(tiny, tmp_path / "file")) == 0
     assert read(tmp_path / "file" / "config.json")["max_train_examples"] == 0
+
+
+def test_a_slow_run_is_judged_on_fewer_questions(tiny, tmp_path, monkeypatch, excerpt_is_tiny):
+    """The first 5 of its 8 dev questions; --resume and --evaluate keep that, another --dev is taken whole."""
+    monkeypatch.setattr(train, "JUDGED", 5)
+    monkeypatch.setattr(minirun, "seconds_per_window", lambda *_: 9.0)
+    run, questions = tmp_path / "run", squad.read_examples(tiny / "squad.json")
+    assert train.main([*on_excerpt(tiny, run), "--dev", "excerpt"]) == 0
+    assert read(run / "config.json")["max_dev_examples"] == 5
+    assert list(read(run / "predictions.json")) == [e.id for e in questions[:5]]
+    assert train.main(["--evaluate", str(run)]) == 0
+    assert len(read(run / "evaluation" / "predictions.json")) == 5
+    read_run(run, str(tiny / "squad.json"))  # whose questions are those that were evaluated on
+    config = read(run / "config.json")
+    (run / "config.json").write_text(json.dumps({**config, "max_dev_examples": 0}))
+    with pytest.raises(squad.DataError, match="questions are missing"):
+        read_run(run, str(tiny / "squad.json"))
+    (run / "config.json").write_text(json.dumps(config))
+    assert train.main(["--evaluate", str(run), "--dev", str(tiny / "squad.json")]) == 0
+    assert len(read(run / "evaluation" / "predictions.json")) == len(questions) > 5
+    assert train.main([*on_excerpt(tiny, tmp_path / "given"), "--dev", "excerpt", "--max-dev-examples", "3"]) == 0
+    assert len(read(tmp_path / "given" / "predictions.json")) == 3

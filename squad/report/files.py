@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minihub import json_type, parse_object, read_object
+from squad.dataset import load_examples
 from squad.download import find_data
 from squad.evaluation import LINES, METRICS, NBEST, NULL_ODDS, PREDICTIONS
-from squad.examples import DataError, Example, read_examples
+from squad.examples import DataError, Example
 from squad.metrics import question_scores
 from squad.scoring import Normalize, find_scoring
 from squad.spans import Predictions, apply_threshold
@@ -149,9 +150,12 @@ def _read_dev(dev: str | None, config: dict, folder: Path) -> list[Example]:
     path = find_data(named, "dev")
     if dev is None and not path.is_file():
         raise DataError(f"{path}: no such file, though the run's config.json names it; give --dev")
+    limit = config.get("max_dev_examples", 0)
+    if not isinstance(limit, int) or limit < 0:
+        raise DataError(f"{folder / 'config.json'}: max_dev_examples is {str(limit)[:60]}, expected a number from 0 on")
     left_out: list[str] = []
-    examples = read_examples(path, left_out.append if config.get("skip_bad") else None)
-    return [example for example in examples if example.answers] if config.get("answerable_only") else examples
+    on_error = left_out.append if config.get("skip_bad") else None
+    return load_examples(path, limit, bool(config.get("answerable_only")), on_error)[0]
 
 
 def _check_ids(content: dict, examples: list[Example], where: str) -> None:
