@@ -3,14 +3,19 @@
 python -m exercises 3        judges step 3 and says what differs
 """
 
+import math  # noqa: F401 - what the solutions use is imported already
+
 import numpy as np
+import torch  # noqa: F401
+import torch.nn.functional as F  # noqa: F401
 from torch import Tensor, nn
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     """1. softmax(q k^T / sqrt(D)) v, each query over the keys that the mask allows.
 
-    q, k, v (B, N, T, D); mask (B, 1, 1, T) bool, True for keys that may be attended to -> (B, N, T, D).
+    q, k, v (B, N, T, D); mask (B, 1, 1, T) bool, True for keys that may be attended to -> (B, N, T, D). All other keys
+    get the weight 0 exactly; each row has at least one True.
     """
     raise NotImplementedError
 
@@ -28,7 +33,8 @@ def encoder_layer(layer: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
 def checkpoint_names(num_layers: int) -> dict[str, str]:
     """3. The name of each part of our model -> its name in a BERT checkpoint of the hub, without `.weight`.
 
-    For example `bert.embeddings.word` -> `bert.embeddings.word_embeddings` and `qa_outputs` -> `qa_outputs`.
+    For example `bert.embeddings.word` -> `bert.embeddings.word_embeddings`, `qa_outputs` -> `qa_outputs`, and
+    `bert.layers.0.query` -> `bert.encoder.layer.0.attention.self.query`; for layers 0 to num_layers - 1.
     """
     raise NotImplementedError
 
@@ -36,7 +42,8 @@ def checkpoint_names(num_layers: int) -> dict[str, str]:
 class LoRALinear(nn.Module):
     """4. h = W x + b + s B A x with s = alpha / rank; lora_A (rank, in) random, lora_B (out, rank) zero at the start.
 
-    merge() adds s B A to W, so that forward costs no more than the base; unmerge() restores W.
+    base, lora_A and lora_B are its attributes; base.weight (out, in) and base.bias do not train. merge() adds s B A to
+    base.weight, after which forward is the base alone and costs no more; unmerge() restores W to the last bit.
     """
 
     def __init__(self, base: nn.Linear, rank: int, alpha: float):
