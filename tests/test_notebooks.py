@@ -41,4 +41,4 @@ def test_a_notebook_runs_from_top_to_bottom(path, has_minilm):
 
 
 def test_there_are_notebooks():
-    assert len(NOTEBOOKS) >= 5
+    assert len(NOTEBOOKS) >= 6
