@@ -31,7 +31,7 @@ def encoder_layer(layer: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
 
 
 def checkpoint_names(num_layers: int) -> dict[str, str]:
-    """3. The name of each part of our model -> its name in a BERT checkpoint of the hub, without `.weight`.
+    """3. The name of each part of our model -> its name in a BERT checkpoint, without `.weight` and `.bias`.
 
     For example `bert.embeddings.word` -> `bert.embeddings.word_embeddings`, `qa_outputs` -> `qa_outputs`, and
     `bert.layers.0.query` -> `bert.encoder.layer.0.attention.self.query`; for layers 0 to num_layers - 1.
@@ -44,6 +44,7 @@ class LoRALinear(nn.Module):
 
     base, lora_A and lora_B are its attributes; base.weight (out, in) and base.bias do not train. merge() adds s B A to
     base.weight, after which forward is the base alone and costs no more; unmerge() restores W to the last bit.
+    Merging twice is merging once.
     """
 
     def __init__(self, base: nn.Linear, rank: int, alpha: float):
