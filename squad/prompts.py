@@ -6,7 +6,7 @@ The answer and its eos are all that the loss sees. What is too long loses contex
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -21,7 +21,7 @@ from squad.align import char_to_token_span
 from squad.examples import DataError, Example
 
 QUESTION = "\n\nQuestion: {}\nAnswer:"
-IGNORED = -100  # a label that the loss leaves out, as F.cross_entropy does by default
+IGNORED = -100  # a label that the loss leaves out; the number is PyTorch's custom
 
 
 @dataclass(frozen=True)
@@ -137,13 +137,18 @@ def collate_prompts(prompts: Prompts, rows: Sequence[int], pad_id: int, left: bo
     return PromptBatch(*(torch.from_numpy(array) for array in (input_ids, mask, labels)))
 
 
-def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def answer_loss(x: Tensor, labels: Tensor, head: Callable[[Tensor], Tensor]) -> Tensor:
     """The mean cross entropy of the answers' tokens, each predicted from those before it; a scalar.
 
-    Args: logits (B, T, V); labels (B, T), as `collate_prompts` gives them. By position and not by token: where padding
-        is eos too, the eos that ends an answer still counts.
+    Args:
+        x (B, T, H): the model's last hidden states.
+        labels (B, T): as `collate_prompts` gives them. By position and not by token: where padding is eos too, the eos
+            that ends an answer still counts.
+        head: hidden states (n, H) -> logits (n, V). It is asked only for the n positions whose next token counts: for
+            all B T of them the logits would be most of a step's memory and a third of its work.
     """
-    return F.cross_entropy(logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED)
+    counts = labels[:, 1:] != IGNORED
+    return F.cross_entropy(head(x[:, :-1][counts]).float(), labels[:, 1:][counts])
 
 
 def _ids(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:

@@ -68,11 +68,22 @@ def test_only_the_answer_and_its_eos_are_labels(bpe):
 
 def test_the_loss_equals_one_token_at_a_time():
     torch.manual_seed(0)
-    logits, labels = torch.randn(3, 7, 11), torch.full((3, 7), IGNORED)
+    x, W = torch.randn(3, 7, 5, requires_grad=True), torch.randn(11, 5, requires_grad=True)
+    labels = torch.full((3, 7), IGNORED)
     labels[0, 4:6], labels[1, 6], labels[2, 2:7] = torch.tensor([3, 0]), 0, torch.tensor([1, 2, 3, 4, 0])
-    losses = [-logits[b, t - 1].log_softmax(-1)[labels[b, t]] for b in range(3) for t in range(7) if labels[b, t] >= 0]
-    assert len(losses) == 8
-    torch.testing.assert_close(answer_loss(logits, labels), torch.stack(losses).mean())
+    asked = []
+
+    def head(states):
+        asked.append(len(states))
+        return states @ W.T
+
+    places = [(b, t) for b in range(3) for t in range(7) if labels[b, t] >= 0]
+    losses = [-(W @ x[b, t - 1]).log_softmax(-1)[labels[b, t]] for b, t in places]
+    found, expected = answer_loss(x, labels, head), torch.stack(losses).mean()
+    assert asked == [len(places)] == [8]
+    torch.testing.assert_close(found, expected)
+    for ours, theirs in zip(*(torch.autograd.grad(loss, (x, W)) for loss in (found, expected)), strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 @given(st.data())
