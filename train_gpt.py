@@ -241,7 +241,7 @@ def loss_of(run: Run, batch) -> torch.Tensor:
     """The mean loss of a batch's answer tokens."""
     input_ids, attention_mask, labels = (tensor.to(run.device) for tensor in batch)
     with minirun.autocast(run.device, run.dtype):
-        return answer_loss(run.model.transformer(input_ids, attention_mask), labels, run.model.head)
+        return answer_loss(run.model.transformer(input_ids, attention_mask), labels, run.model.lm_head)
 
 
 # ------------------------------------------------------------------------------------ evaluation and saving

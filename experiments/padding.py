@@ -124,7 +124,7 @@ def gpt_task(path: str, name: str) -> Task:
     def loss(ids: np.ndarray, least: int) -> torch.Tensor:
         batch = padded(collate_prompts(prompts, ids, eos_id), least)
         labels = batch.labels.masked_fill(batch.attention_mask == 0, IGNORED)
-        return answer_loss(model.transformer(batch.input_ids, batch.attention_mask), labels, model.head)
+        return answer_loss(model.transformer(batch.input_ids, batch.attention_mask), labels, model.lm_head)
 
     return Task(model, prompts.lengths, max_length, 1, loss)
 

@@ -19,9 +19,10 @@ def add_lora(
 
     Args:
         rank, alpha, dropout: as for LoRALinear.
-        targets: `all` linear layers but the head, which Dettmers et al. 2023 (QLoRA, section 4) found necessary to
-            match full fine-tuning; or names, in a list or separated by commas. A layer is wrapped when its dotted name
-            is one of them or ends in one (`query`, `layers.0.output`). The paper adapts query and value (section 4.2).
+        targets: `all` linear layers but the head and one that shares an embedding's weight: Dettmers et al. 2023
+            (QLoRA, section 4) found all necessary to match full fine-tuning. Or names, in a list or separated by
+            commas: a layer is wrapped when its dotted name is one of them or ends in one (`query`, `layers.0.output`).
+            The paper adapts query and value (section 4.2).
         head: the module that starts from random weights and so is trained in full beside the adapters, such as
             `qa_outputs`; None when there is none.
     Returns the dotted names of the wrapped layers.
@@ -30,7 +31,9 @@ def add_lora(
     """
     if head is not None:
         model.get_submodule(head)
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     linears = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and n != head]
+    linears = [name for name in linears if id(model.get_submodule(name).weight) not in embeddings]
     names = [name.strip() for name in targets.split(",")] if isinstance(targets, str) else targets
     names = linears if names == ["all"] else names
     for target in names:

@@ -26,6 +26,8 @@ class GPT2LMHead(nn.Module):
         super().__init__()
         self.config = config
         self.transformer = GPT2(config)
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False, device="meta")  # takes no memory
+        self.lm_head.weight = self.transformer.wte.weight
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, cache: Cache | None = None) -> Tensor:
         """Score every token of the vocabulary as the next one, at each position.
@@ -35,11 +37,7 @@ class GPT2LMHead(nn.Module):
             without it S = T.
         Returns: logits (B, T, V).
         """
-        return self.head(self.transformer(input_ids, attention_mask, cache))
-
-    def head(self, x: Tensor) -> Tensor:
-        """Hidden states (..., H) -> logits (..., V)."""
-        return F.linear(x, self.transformer.wte.weight)
+        return self.lm_head(self.transformer(input_ids, attention_mask, cache))
 
 
 class GPT2(nn.Module):

@@ -41,7 +41,7 @@ def generate(
     ids, mask, written = input_ids, attention_mask, []
     for _ in range(min(max_new_tokens, most - T)):
         x = model.transformer(ids, mask, cache)[:, -1]  # (B, H): only the last token's logits are needed
-        logits = model.head(x).float()  # (B, V)
+        logits = model.lm_head(x).float()  # (B, V)
         token = next_token(logits, temperature, top_k, top_p, generator).masked_fill(finished, pad_id)  # (B,)
         written.append(token)
         if eos_id is not None:

@@ -84,6 +84,8 @@ def stored_tensors(model: GPT2LMHead) -> dict[str, Tensor]:
     """The checkpoint's names -> the model's own tensors, as views in the checkpoint's layout."""
     tensors = {}
     for key, tensor in model.state_dict(keep_vars=True).items():
+        if key == HEAD:
+            continue
         if key.rpartition(".")[0] not in checkpoint_names(model.config):
             raise ValueError(f"{key} is not a parameter of a plain {type(model).__name__}: merge adapters first")
         tensors[key] = tensor.T if key.endswith(TRANSPOSED) else tensor

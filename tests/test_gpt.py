@@ -1,5 +1,6 @@
 """GPT-2 against transformers: stored golden tensors everywhere, the real thing where it is installed."""
 
+import copy
 import json
 
 import pytest
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from helpers import GOLDEN, shake
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import lora
@@ -15,6 +17,7 @@ import minigpt
 from minigpt.sampling import keep_top_k, keep_top_p, next_token
 from minigpt.weights import TRANSPOSED, checkpoint_shapes
 from minihub import CheckpointError
+from minirun.packed import can_pack, pack_frozen
 
 ODD = minigpt.GPT2Config(
     vocab_size=31, n_positions=13, n_embd=12, n_layer=2, n_head=3, n_inner=17, eos_token_id=30, initializer_range=0.3
@@ -356,6 +359,24 @@ def test_gpt2_small_trains_as_many_numbers_as_the_report_counted(rank, targets, 
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
     assert sum(size for size, trains in sizes if trains) == trained
     assert round(100 * trained / sum(size for size, _ in sizes), 4) == share
+
+
+def test_the_head_stays_the_embedding_matrix(model, tmp_path):
+    """In copies, in another dtype, packed, and with adapters on all linear layers, of which it is none."""
+    ids, mask = torch.randint(31, (3, 7)), torch.ones(3, 7, dtype=torch.long)
+    expected = model(ids, mask).detach()
+    assert "lm_head.weight" not in dict(model.named_parameters())
+    wrapped = lora.add_lora(model, 2, 4)
+    assert {name.rpartition(".")[2] for name in wrapped} == {"c_attn", "c_proj", "c_fc"}
+    lora.remove_lora(model.requires_grad_(False))
+    pack_frozen(model, pays=lambda weight: can_pack())
+    for each in (model, copy.deepcopy(model)):
+        assert each.lm_head.weight is each.transformer.wte.weight
+        torch.testing.assert_close(each(ids, mask), expected)
+        assert each.to(torch.bfloat16).lm_head.weight is each.transformer.wte.weight
+    minigpt.save_pretrained(model, tmp_path)
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        assert "lm_head.weight" not in file.keys()  # noqa: SIM118
 
 
 @pytest.mark.filterwarnings("ignore")
