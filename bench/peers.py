@@ -1,6 +1,6 @@
 """Inference against what people choose for a CPU: ONNX Runtime, OpenVINO, torch.compile, transformers as it is.
 
-    pip install -e '.[bench,onnx]' openvino && python bench/peers.py
+    pip install -e '.[bench,onnx]' openvino nncf && python bench/peers.py
 
 All answer with the same merged checkpoint on the same windows in the same batches (like lengths together, 1,600 tokens
 each), in turn, each in a process of its own: 500 questions of data/dev.json.gz, then single windows one by one. The
@@ -191,17 +191,32 @@ def onnxruntime(folder: str, precision: str) -> Model:
 def openvino(folder: str, precision: str) -> Model:
     import openvino
 
+    model = openvino.Core().read_model(f"{folder}/model.onnx")
+    if precision == "int8":
+        model = quantized(model)
     settings = {
         "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
+        "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16", "int8": "f32"}[precision],
     }  # fmt: skip
-    model = openvino.Core().compile_model(f"{folder}/model.onnx", "CPU", settings)
+    model = openvino.Core().compile_model(model, "CPU", settings)
 
     def run(*inputs):
         found = model({name: tensor.numpy() for name, tensor in zip(INPUTS, inputs, strict=True)})
         return tuple(torch.from_numpy(found[name].copy()) for name in OUTPUTS)
 
     return run
+
+
+def quantized(model):
+    """An OpenVINO model with weights and activations in int8, their ranges taken from 100 windows of the train set."""
+    import nncf
+
+    examples = squad.read_examples(squad.find_data("excerpt", "train"))
+    some = [examples[i] for i in np.random.default_rng(0).permutation(len(examples))[:100]]
+    windows = squad.make_windows(some, qa.load_reader(device="cpu").tokenizer)
+    batches = [squad.collate(windows, np.array([i])) for i in range(len(windows))]
+    inputs = [dict(zip(INPUTS, (tensor.numpy() for tensor in batch[:3]), strict=True)) for batch in batches]
+    return nncf.quantize(model, nncf.Dataset(inputs), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(inputs))
 
 
 # name -> how it is built, the packages that it needs, its precisions; ONNX Runtime has no kernels for bf16 on a CPU
@@ -211,6 +226,7 @@ ENGINES = {
     "compiled": (compiled, ("transformers",), ("fp32", "bf16")),
     "onnxruntime": (onnxruntime, NEEDED, ("fp32", "int8")),
     "openvino": (openvino, ("openvino", *NEEDED), ("fp32", "bf16")),
+    "openvino_quantized": (openvino, ("openvino", "nncf", *NEEDED), ("int8",)),
 }
 
 

@@ -1,6 +1,6 @@
 """Every speed that this project promises, measured on this machine, beside its goal.
 
-    pip install -e '.[bench,onnx]' openvino && python bench/run.py       about an hour on 2 cores; leave them alone
+    pip install -e '.[bench,onnx]' openvino nncf && python bench/run.py       about an hour on 2 cores; leave them alone
     python bench/run.py --quick                                          a few minutes, rougher
     python bench/run.py --only start                                     one part again, the others unchanged
     python bench/run.py --device cuda                                    on a GPU: bert-base against transformers + PEFT
