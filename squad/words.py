@@ -21,14 +21,15 @@ def show_results(folder: Path, examples: Sequence[Example]) -> str:
 
 def in_words(metrics: Mapping) -> str:
     """What `evaluate` returns, as one sentence that needs no knowledge of the metrics."""
-    row = headline(metrics)
-    found = row.get("HasAns_exact", row["exact"]) / 10
+    row, always = headline(metrics), metrics["always_answer"]
+    found, most = (figures.get("HasAns_exact", figures["exact"]) / 10 for figures in (row, always))
     text = f"of 10 questions that have an answer it gives {found:.1f} exactly right"
     if "NoAns_exact" not in row:
         return text
-    silent = metrics["always_empty"]["f1"]
-    text += f"; of 10 that have none it says so {row['NoAns_exact'] / 10:.1f} times"
-    return f"{text}. F1 is {row['f1']:.1f}; never answering would score {silent:.1f}"
+    text += (
+        f" ({most:.1f} if it must always answer); of 10 that have none it says so {row['NoAns_exact'] / 10:.1f} times"
+    )
+    return f"{text}. F1 is {row['f1']:.1f}; never answering would score {metrics['always_empty']['f1']:.1f}"
 
 
 def describe_written(metrics: Mapping) -> str:

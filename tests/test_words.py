@@ -58,10 +58,11 @@ def test_the_end_of_a_run_shows_its_own_files(run, tiny):
 def test_figures_in_words():
     summary = {"exact": 50.0, "f1": 55.0}
     mixed = summary | {"HasAns_exact": 42.0, "NoAns_exact": 71.0}
-    metrics = mixed | {"crossfit": mixed | {"f1": 53.1}, "always_empty": {"f1": 45.6}, "always_answer": summary}
+    metrics = mixed | {"crossfit": mixed | {"f1": 53.1}, "always_empty": {"f1": 45.6}}
+    metrics |= {"always_answer": summary | {"HasAns_exact": 57.0}}
     assert in_words(metrics) == (
-        "of 10 questions that have an answer it gives 4.2 exactly right; of 10 that have none it says so 7.1 times. "
-        "F1 is 53.1; never answering would score 45.6"
+        "of 10 questions that have an answer it gives 4.2 exactly right (5.7 if it must always answer); of 10 that "
+        "have none it says so 7.1 times. F1 is 53.1; never answering would score 45.6"
     )
     answerable = summary | {"HasAns_exact": 50.0, "always_answer": summary | {"HasAns_exact": 61.0}}
     assert in_words(answerable) == "of 10 questions that have an answer it gives 6.1 exactly right"
