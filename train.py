@@ -33,7 +33,7 @@ from squad.words import show_results
 
 ADVICE = "lower --batch-size (raise --gradient-accumulation-steps to keep the step's size) or --max-length"
 EXCERPT = {"seconds": 300, "least": 2_000, "most": 15_000}  # how many questions a run on it takes
-JUDGED = 700  # dev questions to evaluate on where no more than the fewest can be trained on
+SLOW = {"batch_size": 4, "max_dev_examples": 700}  # where no more than the least fit: more steps, less to evaluate
 REAL = 12_000  # of them at most; what fits beyond these is made by squad.augment
 HEAD = "qa_outputs"  # starts from random weights, so it is trained in full beside the adapters
 LORA_TARGETS = {"attention": "query,value"}  # what the LoRA paper adapts
@@ -67,7 +67,7 @@ class Options(minirun.RunOptions):
     max_question_tokens: int = option(64, "a longer question is cut", least=1, fixed=True)
     # optimisation
     epochs: int = option(0, "passes over the training windows; 0: 2, but 1 over the excerpt", least=0)
-    batch_size: int = option(16, "windows per forward pass", least=1, fixed=True)
+    batch_size: int = option(0, "windows per forward pass; 0: 16, of excerpt 4 if slow", least=0, fixed=True)
     gradient_accumulation_steps: int = option(1, "forward passes per optimizer step", least=1, fixed=True)
     learning_rate: float = option(2e-3, "of AdamW after warm-up; about 1e-4 for --lora-rank 0", above=0)
     head_rate: float = option(10.0, "the new QA head learns this many times as fast", above=0)
@@ -86,7 +86,8 @@ class Options(minirun.RunOptions):
     def resolved(self) -> "Options":
         """The same with the defaults that depend on other options or on the time."""
         epochs = self.epochs or (1 if self.train == "excerpt" else 2)
-        return dataclasses.replace(self, epochs=epochs, output=self.output or time.strftime("runs/%Y%m%d-%H%M%S"))
+        output = self.output or time.strftime("runs/%Y%m%d-%H%M%S")
+        return dataclasses.replace(self, epochs=epochs, batch_size=self.batch_size or 16, output=output)
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class Run:
 def main(argv: list[str] | None = None) -> int:
     """Parse, prepare, train or evaluate, show the results; returns the exit status."""
     command = minirun.parse_command(argv, Options, "train.py", __doc__.rsplit("\n\n", 1)[0])
-    options, evaluated = command.options.resolved(), command.evaluate
+    options, evaluated = command.options, command.evaluate
     with minirun.join_processes(minirun.choose_device(options.device)) as (processes, device):
         run = prepare(options, evaluated, processes, device)
         with minirun.claim_folder(run.folder, command.resume or bool(evaluated), processes):
@@ -140,6 +141,7 @@ def prepare(options: Options, evaluated: Path | None, processes: minirun.Process
     minirun.prepare_frozen(dtype, model.to(device), pack=not options.compile)
     if options.train == "excerpt" and not (options.max_train_examples or evaluated or processes.size > 1):
         options = fit_excerpt(options, model.train(), device, dtype)
+    options = options.resolved()
     dev, train = load_data(options, "dev", tokenizer, processes.is_main), None
     if not evaluated:
         train = load_data(options, "train", tokenizer, processes.is_main)
@@ -152,12 +154,14 @@ def prepare(options: Options, evaluated: Path | None, processes: minirun.Process
 
 def fit_excerpt(options: Options, model: nn.Module, device: torch.device, dtype: torch.dtype) -> Options:
     """The options with as many questions of the excerpt, made ones beside them, and of its dev, as the time allows."""
-    shape = options.batch_size, min(options.max_length, 176)  # about the mean length of a batch
-    number = minirun.fit_to_time(options.epochs * minirun.seconds_per_window(model, device, dtype, shape), **EXCERPT)
+    usual = options.resolved()
+    shape = usual.batch_size, min(options.max_length, 176)  # about the mean length of a batch
+    number = minirun.fit_to_time(usual.epochs * minirun.seconds_per_window(model, device, dtype, shape), **EXCERPT)
     real = min(number, REAL)
     found = {"max_train_examples": real, "augment": options.augment or number - real}
-    if options.dev == "excerpt" and number == EXCERPT["least"]:
-        found["max_dev_examples"] = options.max_dev_examples or JUDGED
+    if number == EXCERPT["least"]:
+        slow = SLOW if options.dev == "excerpt" else SLOW | {"max_dev_examples": 0}
+        found |= {name: getattr(options, name) or value for name, value in slow.items()}
     return dataclasses.replace(options, **found)
 
 

@@ -73,13 +73,15 @@ def test_a_run_on_the_excerpt_keeps_the_number_it_chose(tiny, tmp_path, monkeypa
     assert read(tmp_path / "file" / "config.json")["max_train_examples"] == 0
 
 
-def test_a_slow_run_is_judged_on_fewer_questions(tiny, tmp_path, monkeypatch, excerpt_is_tiny):
+def test_a_slow_run_takes_smaller_steps_and_is_judged_on_fewer_questions(tiny, tmp_path, monkeypatch, excerpt_is_tiny):
     """The first 5 of its 8 dev questions; --resume and --evaluate keep that, another --dev is taken whole."""
-    monkeypatch.setattr(train, "JUDGED", 5)
+    monkeypatch.setattr(train, "SLOW", {"batch_size": 3, "max_dev_examples": 5})
     monkeypatch.setattr(minirun, "seconds_per_window", lambda *_: 9.0)
     run, questions = tmp_path / "run", squad.read_examples(tiny / "squad.json")
-    assert train.main([*on_excerpt(tiny, run), "--dev", "excerpt"]) == 0
-    assert read(run / "config.json")["max_dev_examples"] == 5
+    arguments = on_excerpt(tiny, run, "--dev", "excerpt")
+    at = arguments.index("--batch-size")
+    assert train.main(arguments[:at] + arguments[at + 2 :]) == 0
+    assert [read(run / "config.json")[name] for name in ("batch_size", "max_dev_examples")] == [3, 5]
     assert list(read(run / "predictions.json")) == [e.id for e in questions[:5]]
     assert train.main(["--evaluate", str(run)]) == 0
     assert len(read(run / "evaluation" / "predictions.json")) == 5
@@ -93,3 +95,6 @@ def test_a_slow_run_is_judged_on_fewer_questions(tiny, tmp_path, monkeypatch, ex
     assert len(read(run / "evaluation" / "predictions.json")) == len(questions) > 5
     assert train.main([*on_excerpt(tiny, tmp_path / "given"), "--dev", "excerpt", "--max-dev-examples", "3"]) == 0
     assert len(read(tmp_path / "given" / "predictions.json")) == 3
+    assert read(tmp_path / "given" / "config.json")["batch_size"] == 4  # as given
+    assert train.main(on_excerpt(tiny, tmp_path / "whole")) == 0  # with a --dev of one's own
+    assert len(read(tmp_path / "whole" / "predictions.json")) == len(questions)
