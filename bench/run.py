@@ -78,8 +78,11 @@ def main() -> int:
 
 
 def estimate(peak: float, precision: str) -> str:
-    """How long a run takes, if all of it follows the matrix speed. peak: in GFLOP/s, of products in this precision."""
-    minutes = USUAL["minutes"] * USUAL[precision] / peak
+    """How long a run takes, if all of it follows the matrix speed. peak: in GFLOP/s, of products in this precision.
+
+    A faster machine than the usual one is promised nothing: there other things than products take the time.
+    """
+    minutes = USUAL["minutes"] * max(1.0, USUAL[precision] / peak)
     return f"about {minutes:.0f} minutes at {peak:.0f} GFLOP/s in {precision}"
 
 
