@@ -154,12 +154,13 @@ def prepare(options: Options, evaluated: Path | None, processes: minirun.Process
 
 def fit_excerpt(options: Options, model: nn.Module, device: torch.device, dtype: torch.dtype) -> Options:
     """The options with as many questions of the excerpt, made ones beside them, and of its dev, as the time allows."""
-    usual = options.resolved()
-    shape = usual.batch_size, min(options.max_length, 176)  # about the mean length of a batch
-    number = minirun.fit_to_time(usual.epochs * minirun.seconds_per_window(model, device, dtype, shape), **EXCERPT)
+    plan = options.resolved()
+    shape = plan.batch_size, min(options.max_length, 176)  # about the mean length of a batch
+    number = minirun.fit_to_time(plan.epochs * minirun.seconds_per_window(model, device, dtype, shape), **EXCERPT)
     real = min(number, REAL)
     found = {"max_train_examples": real, "augment": options.augment or number - real}
     if number == EXCERPT["least"]:
+        print("that is few: it will begin to find answers, and hardly know when there is none (--max-train-examples)")
         slow = SLOW if options.dev == "excerpt" else SLOW | {"max_dev_examples": 0}
         found |= {name: getattr(options, name) or value for name, value in slow.items()}
     return dataclasses.replace(options, **found)
@@ -169,11 +170,10 @@ def load_data(options: Options, split: str, tokenizer: Tokenizer, talks: bool = 
     """The `train` or `dev` file, cut into windows."""
     path = squad.find_data(getattr(options, split), split)
     sizes = (options.max_length, options.window_overlap, options.max_question_tokens)
-    limit = getattr(options, f"max_{split}_examples")
     made = options.augment if split == "train" else 0
     progress = minirun.progress_bar(f"tokenise {split}", "chunk", talks)
     extend = functools.partial(augment, count=made, seed=options.seed)
-    which = limit, options.skip_bad, progress, options.answerable_only, extend
+    which = getattr(options, f"max_{split}_examples"), options.skip_bad, progress, options.answerable_only, extend
     return squad.load_dataset(path, tokenizer, sizes, *which)
 
 

@@ -114,8 +114,7 @@ def prepare(name: str, folder: str) -> Callable:
     model = ENGINES[kind][0](folder, precision)
     reader = qa.load_reader(device="cpu", precision="fp32")
     dev = squad.read_examples(squad.find_data("excerpt", "dev"))
-    some = [dev[i] for i in np.random.default_rng(0).permutation(len(dev))[:QUESTIONS]]
-    windows = squad.make_windows(some, reader.tokenizer)
+    windows = some_windows(dev, QUESTIONS, reader.tokenizer)
 
     def answer(what: str):
         if what == "all":
@@ -138,6 +137,12 @@ def prepare(name: str, folder: str) -> Callable:
         return times[10:] if what == "single" else logits
 
     return answer
+
+
+def some_windows(examples: list[squad.Example], count: int, tokenizer) -> squad.Windows:
+    """The windows of `count` questions drawn at random, the same ones each time."""
+    order = np.random.default_rng(0).permutation(len(examples))[:count]
+    return squad.make_windows([examples[i] for i in order], tokenizer)
 
 
 def ours(folder: str, precision: str) -> Model:
@@ -208,12 +213,11 @@ def openvino(folder: str, precision: str) -> Model:
 
 
 def quantized(model):
-    """An OpenVINO model with weights and activations in int8, their ranges taken from 100 windows of the train set."""
+    """An OpenVINO model with weights and activations in int8, their ranges taken from 100 train questions."""
     import nncf
 
     examples = squad.read_examples(squad.find_data("excerpt", "train"))
-    some = [examples[i] for i in np.random.default_rng(0).permutation(len(examples))[:100]]
-    windows = squad.make_windows(some, qa.load_reader(device="cpu").tokenizer)
+    windows = some_windows(examples, 100, qa.load_reader(device="cpu").tokenizer)
     batches = [squad.collate(windows, np.array([i])) for i in range(len(windows))]
     inputs = [dict(zip(INPUTS, (tensor.numpy() for tensor in batch[:3]), strict=True)) for batch in batches]
     return nncf.quantize(model, nncf.Dataset(inputs), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(inputs))

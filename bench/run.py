@@ -1,9 +1,10 @@
 """Every speed that this project promises, measured on this machine, beside its goal.
 
-    pip install -e '.[bench,onnx]' openvino nncf && python bench/run.py       about an hour on 2 cores; leave them alone
-    python bench/run.py --quick                                          a few minutes, rougher
-    python bench/run.py --only start                                     one part again, the others unchanged
-    python bench/run.py --device cuda                                    on a GPU: bert-base against transformers + PEFT
+    pip install -e '.[bench,onnx]' openvino nncf
+    python bench/run.py                    about an hour on 2 cores; leave them alone
+    python bench/run.py --quick            a few minutes, rougher
+    python bench/run.py --only start       one part again, the others unchanged
+    python bench/run.py --device cuda      on a GPU: bert-base against transformers + PEFT
 
 Both sides of a comparison take turns on the same questions of data/, in the same precision: bf16 where the processor
 has it natively, else float32. Medians are reported, beside the matrix speed that the machine reaches in these minutes.

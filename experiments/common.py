@@ -268,6 +268,22 @@ def has_answer_f1(metrics: dict) -> float:
     return metrics["always_answer"].get("HasAns_f1", float("nan"))
 
 
+def spread(values: Sequence[float]) -> str:
+    """`20.15 (19.8 - 20.6)`: mean, lowest and highest, of several seeds say; the only one where there is one."""
+    mean = f"{np.mean(values):.2f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.1f} - {max(values):.1f})"
+
+
+def bars(axes, rows: dict[str, Sequence[float]], label: str) -> None:
+    """A bar as long as the mean of each row's values, and a dot for each of them."""
+    for at, values in enumerate(rows.values()):
+        axes.barh(at, np.mean(values), color="tab:blue", alpha=0.6)
+        axes.plot(values, [at] * len(values), "k.", markersize=5)
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set(xlabel=f"{label}, a dot for each seed")
+    axes.invert_yaxis()
+
+
 def report(
     folder: Path, title: str, rows: Sequence[dict], columns: dict[str, Callable[[dict], str]], notes: str
 ) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -53,7 +52,8 @@ def main(argv: Sequence[str]) -> int:
         f'{options.seeds} seeds: mean (lowest - highest). Always "" has F1 {silent["f1"]:.2f}.'
     )
     common.report(options.output, "Ways to choose the next token", rows, COLUMNS, notes)
-    common.draw(options.output / "decoding.png", lambda axes: plot(axes, rows), size=(6.5, 3.5))
+    f1 = {row["way"]: [found["f1"] for found in row["passes"]] for row in rows}
+    common.draw(options.output / "decoding.png", lambda axes: common.bars(axes, f1, "F1"), size=(6.5, 3.5))
     return 0
 
 
@@ -66,27 +66,14 @@ def one_pass(writer: Writer, examples: Sequence[squad.Example], settings: dict, 
     return metrics | {"in_text": sum(found) / max(1, len(found)), "silent": answers.count("") / len(answers)}
 
 
-def spread(row: dict, name: str, times: float = 1.0) -> str:
-    """`20.15 (19.8 - 20.6)`: mean, lowest and highest over the seeds; the only one where there is one."""
-    values = [times * found[name] for found in row["passes"]]
-    mean = f"{np.mean(values):.2f}"
-    return mean if len(values) == 1 else f"{mean} ({min(values):.1f} - {max(values):.1f})"
+def over_seeds(row: dict, name: str, times: float = 1.0) -> str:
+    return common.spread([times * found[name] for found in row["passes"]])
 
 
 COLUMNS = {
     "way": lambda r: r["way"],
-    "EM": lambda r: spread(r, "exact"),
-    "F1": lambda r: spread(r, "f1"),
-    "answers that stand in the text, %": lambda r: spread(r, "in_text", 100),
-    "silent, %": lambda r: spread(r, "silent", 100),
+    "EM": lambda r: over_seeds(r, "exact"),
+    "F1": lambda r: over_seeds(r, "f1"),
+    "answers that stand in the text, %": lambda r: over_seeds(r, "in_text", 100),
+    "silent, %": lambda r: over_seeds(r, "silent", 100),
 }
-
-
-def plot(axes, rows: list[dict]) -> None:
-    for at, row in enumerate(rows):
-        values = [found["f1"] for found in row["passes"]]
-        axes.barh(at, np.mean(values), color="tab:blue", alpha=0.6)
-        axes.plot(values, [at] * len(values), "k.", markersize=5)
-    axes.set_yticks(range(len(rows)), [row["way"] for row in rows])
-    axes.set(xlabel="F1, a dot for each seed")
-    axes.invert_yaxis()

@@ -37,30 +37,20 @@ def main(argv: Sequence[str]) -> int:
         "held-out articles."
     )
     common.report(options.output, "What each part of the recipe is worth", rows, COLUMNS, notes)
-    common.draw(options.output / "recipe.png", lambda axes: plot(axes, rows), size=(8, 3))
+    found_spans = {row["change"]: [common.has_answer_f1(run["dev"]) for run in row["runs"]] for row in rows}
+    label = "HasAns F1 on dev, always answering"
+    common.draw(options.output / "recipe.png", lambda axes: common.bars(axes, found_spans, label), size=(8, 3))
     return 0
 
 
 def over_seeds(row: dict, part: str, figure: Callable[[dict], float]) -> str:
-    """`52.8 (51.9 - 53.5)`: mean, lowest and highest over the seeds."""
-    values = [figure(run[part]) for run in row["runs"]]
-    return f"{sum(values) / len(values):.1f} ({min(values):.1f} - {max(values):.1f})"
+    return common.spread([figure(run[part]) for run in row["runs"]])
 
 
 COLUMNS = {
-    "changed": lambda row: row["change"],
-    "trained": lambda row: f"{row['runs'][0]['parameters']:,}",
-    "held-out HasAns F1, always answering": lambda row: over_seeds(row, "held", common.has_answer_f1),
-    "dev HasAns F1, always answering": lambda row: over_seeds(row, "dev", common.has_answer_f1),
-    "dev F1": lambda row: over_seeds(row, "dev", lambda figures: figures["f1"]),
+    "changed": lambda r: r["change"],
+    "trained": lambda r: f"{r['runs'][0]['parameters']:,}",
+    "held-out HasAns F1, always answering": lambda r: over_seeds(r, "held", common.has_answer_f1),
+    "dev HasAns F1, always answering": lambda r: over_seeds(r, "dev", common.has_answer_f1),
+    "dev F1": lambda r: over_seeds(r, "dev", lambda figures: figures["f1"]),
 }
-
-
-def plot(axes, rows: list[dict]) -> None:
-    """HasAns F1 on dev, always answering: a dot for each seed, a line of dots for each change."""
-    for place, row in enumerate(reversed(rows)):
-        values = [common.has_answer_f1(run["dev"]) for run in row["runs"]]
-        axes.plot(values, [place] * len(values), "o", color="C0", alpha=0.7)
-    axes.set_yticks(range(len(rows)), [row["change"] for row in reversed(rows)])
-    axes.set_xlabel("F1 on dev questions with an answer, always answering")
-    axes.grid(alpha=0.3)

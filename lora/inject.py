@@ -32,8 +32,8 @@ def add_lora(
     if head is not None:
         model.get_submodule(head)
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    linears = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and n != head]
-    linears = [name for name in linears if id(model.get_submodule(name).weight) not in embeddings]
+    linears = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear) and name != head}
+    linears = [name for name, m in linears.items() if id(m.weight) not in embeddings]
     names = [name.strip() for name in targets.split(",")] if isinstance(targets, str) else targets
     names = linears if names == ["all"] else names
     for target in names:

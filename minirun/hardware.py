@@ -51,12 +51,13 @@ def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
 def fused_attention_pays(q: torch.Tensor, dropout: float) -> bool:
     """Whether PyTorch's fused attention is faster than one operation per line, for queries `q` (..., D).
 
-    Always but on a CPU, where it has been measured (docs/speed.md): there its dropout is slow, and so is its backward
-    pass in bfloat16; its forward pass in bfloat16 is fast only with AMX.
+    Always but on a CPU. There its dropout is slow, and so is its backward pass in 16 bits. With AMX it was faster in
+    all else that was measured, on an AMD EPYC without it only in float32 without gradients (docs/log.md).
     """
     if q.device.type != "cpu":
         return True
-    return not dropout and (q.dtype.itemsize > 2 or (HAS_AMX and not q.requires_grad))
+    wide, trains = q.dtype.itemsize > 2, q.requires_grad
+    return not dropout and ((wide or not trains) if HAS_AMX else (wide and not trains))
 
 
 def keep_freed_memory() -> bool:
@@ -80,6 +81,7 @@ def _cpu_flags() -> set[str]:
     return {flag for line in lines if line.lower().startswith(("flags", "features")) for flag in line.split()}
 
 
+# Looked up once: torch.compile, which traces attention, cannot trace the reading of a file.
 HAS_AMX = "amx_bf16" in _cpu_flags()
 
 

@@ -42,8 +42,4 @@ def fit_to_time(seconds_each: float, seconds: float, least: int, most: int) -> i
     total = number * seconds_each
     needed = f"{total / 60:.0f} minutes" if total > 90 else f"{total:.0f} seconds"
     print(f"this machine trains on {number:,} questions in about {needed}, so it takes those", flush=True)
-    if number == least < most:
-        minutes = most * seconds_each / 60
-        print("that is few: it will begin to find answers, and hardly know yet when there is none; ", end="")
-        print(f"{most:,} would take {minutes:.0f} minutes (--max-train-examples {most})", flush=True)
     return number

@@ -27,10 +27,10 @@ def find_data(name: str, split: str) -> Path:
     """
     if name == "squad_v2":
         return find_squad_v2(split)
-    if (name, split) == ("sample", "dev"):
-        raise DataError("sample: is to train on, there is none to evaluate on; give excerpt, squad_v2 or a file")
-    if (name, split) not in IN_DATA:
+    if name not in {known for known, _ in IN_DATA}:
         return Path(name)
+    if (name, split) not in IN_DATA:
+        raise DataError(f"{name}: there is no {split} file of that name; give excerpt, squad_v2 or a path")
     path = DATA / IN_DATA[name, split]
     if not path.is_file():
         raise DataError(f"{path}: no such file; the {name} comes with a clone of the repository, give another file")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import minibert
 import squad
-from experiments import ablate, common, compare
+from experiments import ablate, common, compare, recipe
 
 # ------------------------------------------------------------------------------------------- the split
 
@@ -81,6 +81,23 @@ def test_ablate_ends_in_a_table_and_goes_on_where_it_was(tiny, tmp_path, monkeyp
     assert ablate.main(arguments) == 0  # nothing is trained again
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")} == before
     assert read(tmp_path / "results.json") == rows
+
+
+def test_recipe_shows_mean_lowest_and_highest_over_seeds(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe, "CHANGES", {"nothing": (), "rank 1": ("--lora-rank", "1")})
+    assert recipe.main(on_tiny(tiny, "--seeds", "2", "--output", str(tmp_path))) == 0
+    files = {
+        name: [tmp_path / f"{name}-seed-{seed}" / "metrics.json" for seed in (0, 1)]
+        for name in ("defaults", "lora-rank-1")
+    }
+    table = (tmp_path / "results.md").read_text()
+    for name, change in (("defaults", "nothing"), ("lora-rank-1", "rank 1")):
+        low, high = sorted(read(path)["always_answer"]["HasAns_f1"] for path in files[name])
+        [line] = [line for line in table.splitlines() if line.startswith(f"| {change} |")]
+        assert line.split(" | ")[2] == f"{(low + high) / 2:.2f} ({low:.1f} - {high:.1f})"
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+    assert recipe.main(on_tiny(tiny, "--seeds", "2", "--output", str(tmp_path))) == 0  # nothing is trained again
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")} == before
 
 
 def test_a_run_that_fails_gives_its_last_line(tiny, tmp_path):
