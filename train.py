@@ -131,6 +131,7 @@ def prepare(options: Options, evaluated: Path | None, processes: minirun.Process
     minirun.check_tracker("none" if evaluated else options.track)
     minirun.keep_freed_memory()
     torch.manual_seed(options.seed)
+    squad.find_data(options.dev, "dev")  # a mistyped name is found before anything takes time
     tokenizer = minibert.load_tokenizer(options.model, options.revision or None)
     model = load_trained(options, evaluated) if evaluated else load_pretrained(options)
     config, dtype = model.config, minirun.choose_precision(options.precision, device)
@@ -157,8 +158,7 @@ def fit_excerpt(options: Options, model: nn.Module, device: torch.device, dtype:
     plan = options.resolved()
     shape = plan.batch_size, min(options.max_length, 176)  # about the mean length of a batch
     number = minirun.fit_to_time(plan.epochs * minirun.seconds_per_window(model, device, dtype, shape), **EXCERPT)
-    real = min(number, REAL)
-    found = {"max_train_examples": real, "augment": options.augment or number - real}
+    found = {"max_train_examples": min(number, REAL), "augment": options.augment or max(0, number - REAL)}
     if number == EXCERPT["least"]:
         print("that is few: it will begin to find answers, and hardly know when there is none (--max-train-examples)")
         slow = SLOW if options.dev == "excerpt" else SLOW | {"max_dev_examples": 0}

@@ -132,9 +132,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, p: float) -> Tensor
     Args: q (B, N, T, D); k, v (B, N, S, D); mask (B, 1, T, S) bool; p, the share of weights that dropout sets to zero.
     Returns: (B, N, T, D).
 
-    Two ways to compute the same; for one query the second is faster everywhere but on a GPU.
+    Two ways to compute the same.
     """
-    if fused_attention_pays(q, p) and (q.size(2) > 1 or q.device.type != "cpu"):
+    if fused_attention_pays(q, p):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
     return eager_attention(q, k, v, mask, p)
 

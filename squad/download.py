@@ -28,6 +28,8 @@ def find_data(name: str, split: str) -> Path:
     if name == "squad_v2":
         return find_squad_v2(split)
     if name not in {known for known, _ in IN_DATA}:
+        if not Path(name).exists():
+            raise DataError(f"{name}: no such file")
         return Path(name)
     if (name, split) not in IN_DATA:
         raise DataError(f"{name}: there is no {split} file of that name; give excerpt, squad_v2 or a path")

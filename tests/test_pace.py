@@ -102,3 +102,13 @@ def test_a_slow_run_takes_smaller_steps_and_is_judged_on_fewer_questions(
     assert read(tmp_path / "given" / "config.json")["batch_size"] == 4  # as given
     assert train.main(on_excerpt(tiny, tmp_path / "whole")) == 0  # with a --dev of one's own
     assert len(read(tmp_path / "whole" / "predictions.json")) == len(questions)
+
+
+def test_a_mistyped_dev_file_is_an_error_before_the_speed_is_measured(tiny, tmp_path, monkeypatch):
+    def measure(*_):
+        raise AssertionError("measured although the dev file is missing")
+
+    monkeypatch.setattr(minirun, "seconds_per_window", measure)
+    with pytest.raises(squad.DataError, match=r"^nowhere.json: no such file$"):
+        train.main([*on_excerpt(tiny, tmp_path / "run"), "--dev", "nowhere.json"])
+    assert not (tmp_path / "run").exists()

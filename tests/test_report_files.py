@@ -30,7 +30,7 @@ def drop(name):
 BROKEN = {
     "no metrics": (drop("metrics.json"), "no such file; give the folder of a run that has been evaluated"),
     "no config": (drop("config.json"), "config.json: cannot be read"),
-    "no data": (drop("data.json"), "data.json: no such file, though the run's config.json names it; give --dev"),
+    "no data": (drop("data.json"), "data.json: no such file; the run's config.json names it: give --dev"),
     "cut JSON": (text("null_odds.json", '{"a": '), "null_odds.json: not readable as JSON"),
     "deep JSON": (text("config.json", "[" * 100_000), "config.json: not readable as JSON"),
     "a list": (text("metrics.json", "[]"), "metrics.json: found a list, expected an object"),

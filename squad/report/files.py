@@ -147,9 +147,10 @@ def _read_dev(dev: str | None, config: dict, folder: Path) -> list[Example]:
     named = dev or config.get("dev")
     if not isinstance(named, str):
         raise DataError(f"{folder / 'config.json'}: dev is missing, expected a SQuAD file's name; give --dev")
-    path = find_data(named, "dev")
-    if dev is None and not path.is_file():
-        raise DataError(f"{path}: no such file, though the run's config.json names it; give --dev")
+    try:
+        path = find_data(named, "dev")
+    except DataError as error:
+        raise DataError(str(error) if dev else f"{error}; the run's config.json names it: give --dev") from error
     limit = config.get("max_dev_examples", 0)
     if not isinstance(limit, int) or limit < 0:
         raise DataError(f"{folder / 'config.json'}: max_dev_examples is {str(limit)[:60]}, expected a number from 0 on")
