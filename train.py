@@ -25,7 +25,7 @@ import minibert
 import minirun
 import squad
 from minihub import atomic_write, check_fit, write_json
-from minirun import option
+from minirun import Processes, option
 from squad.augment import augment
 from squad.causes import known_causes
 from squad.reader import settings_of
@@ -84,7 +84,9 @@ class Options(minirun.RunOptions):
     compile: bool = option(False, "torch.compile the model: a minute or two before the first step; for GPUs")
 
     def resolved(self) -> "Options":
-        """The same with the defaults that depend on other options or on the time."""
+        """The same with the defaults that depend on other options or on the time; ValueError if two contradict."""
+        if self.answerable_only and self.augment:
+            raise ValueError("--augment makes questions that --answerable-only leaves out: give one of the two")
         epochs = self.epochs or (1 if self.train == "excerpt" else 2)
         output = self.output or time.strftime("runs/%Y%m%d-%H%M%S")
         return dataclasses.replace(self, epochs=epochs, batch_size=self.batch_size or 16, output=output)
@@ -104,7 +106,7 @@ class Run:
     settings: dict  # the threshold and calibration of a trained run; {} for the best on dev
     device: torch.device
     dtype: torch.dtype
-    processes: minirun.Processes
+    processes: Processes
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -112,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
     command = minirun.parse_command(argv, Options, "train.py", __doc__.rsplit("\n\n", 1)[0])
     options, evaluated = command.options, command.evaluate
     with minirun.join_processes(minirun.choose_device(options.device)) as (processes, device):
-        run = prepare(options, evaluated, processes, device)
+        run = prepare(options, evaluated, command.resume, processes, device)
         with minirun.claim_folder(run.folder, command.resume or bool(evaluated), processes):
             if evaluated:
                 evaluate(run)
@@ -126,7 +128,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 # ------------------------------------------------------------------------------------------ data and model
-def prepare(options: Options, evaluated: Path | None, processes: minirun.Processes, device: torch.device) -> Run:
+def prepare(options: Options, evaluated: Path | None, resume: bool, processes: Processes, device: torch.device) -> Run:
     """Model, tokenizer and data, checked to fit one another. Nothing is written yet, so a mistake leaves no folder."""
     minirun.check_tracker("none" if evaluated else options.track)
     minirun.keep_freed_memory()
@@ -140,7 +142,7 @@ def prepare(options: Options, evaluated: Path | None, processes: minirun.Process
     # Taken before frozen weights are rounded, so that a run can be resumed in another precision.
     fingerprints = {} if evaluated else {"model": minirun.fingerprint(model, str(config.with_dropout(0.0)))}
     minirun.prepare_frozen(dtype, model.to(device), pack=not options.compile)
-    if options.train == "excerpt" and not (options.max_train_examples or evaluated or processes.size > 1):
+    if options.train == "excerpt" and not (options.max_train_examples or evaluated or resume or processes.size > 1):
         options = fit_excerpt(options, model.train(), device, dtype)
     options = options.resolved()
     dev, train = load_data(options, "dev", tokenizer, processes.is_main), None
@@ -157,7 +159,8 @@ def fit_excerpt(options: Options, model: nn.Module, device: torch.device, dtype:
     """The options with as many questions of the excerpt, made ones beside them, and of its dev, as the time allows."""
     plan = options.resolved()
     shape = plan.batch_size, min(options.max_length, 176)  # about the mean length of a batch
-    number = minirun.fit_to_time(plan.epochs * minirun.seconds_per_window(model, device, dtype, shape), **EXCERPT)
+    limits = EXCERPT | {"most": REAL} if options.answerable_only else EXCERPT  # made questions have no answer
+    number = minirun.fit_to_time(plan.epochs * minirun.seconds_per_window(model, device, dtype, shape), **limits)
     found = {"max_train_examples": min(number, REAL), "augment": options.augment or max(0, number - REAL)}
     if number == EXCERPT["least"]:
         print("that is few: it will begin to find answers, and hardly know when there is none (--max-train-examples)")
@@ -170,9 +173,8 @@ def load_data(options: Options, split: str, tokenizer: Tokenizer, talks: bool = 
     """The `train` or `dev` file, cut into windows."""
     path = squad.find_data(getattr(options, split), split)
     sizes = (options.max_length, options.window_overlap, options.max_question_tokens)
-    made = options.augment if split == "train" else 0
     progress = minirun.progress_bar(f"tokenise {split}", "chunk", talks)
-    extend = functools.partial(augment, count=made, seed=options.seed)
+    extend = functools.partial(augment, count=options.augment if split == "train" else 0, seed=options.seed)
     which = getattr(options, f"max_{split}_examples"), options.skip_bad, progress, options.answerable_only, extend
     return squad.load_dataset(path, tokenizer, sizes, *which)
 
@@ -300,9 +302,8 @@ def evaluate(run: Run) -> dict | None:
     bar = minirun.progress_bar("evaluate", shown=processes.is_main)
     run.model.eval()
     with minirun.autocast(run.device, run.dtype), minirun.explain_out_of_memory("a batch of dev", "lower --max-length"):
-        mine = shards[processes.rank]
         settings = run.device, options.max_answer_tokens, bar, squad.span_loss
-        found = squad.predict_windows(run.model, dev.windows, mine, *settings)
+        found = squad.predict_windows(run.model, dev.windows, shards[processes.rank], *settings)
     run.model.train()
     found = processes.gather_rows(found, shards)
     if found is None:
@@ -342,8 +343,7 @@ def save(run: Run, metrics: dict) -> None:
             minibert.save_pretrained(run.model, part)
             run.tokenizer.save(str(part / "tokenizer.json"))
         sizes = ("max_length", "window_overlap", "max_question_tokens", "max_answer_tokens")
-        settings = settings_of(metrics) | {name: getattr(options, name) for name in sizes}
-        write_json(part / "qa.json", settings)
+        write_json(part / "qa.json", settings_of(metrics) | {name: getattr(options, name) for name in sizes})
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ class Run:
     tokenizer: Tokenizer
     train: Prompts | None  # None in an evaluation
     dev: Prompts  # with answers, for the loss
-    asked: Prompts  # the same without, to write behind
+    asked: Prompts | None  # the same without, to write behind; None when text is learned
     examples: list[squad.Example]  # of dev
     fingerprints: dict[str, str]  # of model and training data, which a checkpoint must match
     device: torch.device
@@ -127,8 +127,9 @@ def prepare(options: Options, evaluated: Path | None, device: torch.device) -> R
     minirun.keep_freed_memory()
     torch.manual_seed(options.seed)
     limits = {"train": options.max_train_examples, "dev": options.max_dev_examples}
-    paths = {split: squad.find_data(getattr(options, split), split) for split in limits}
-    examples, dev = (load_examples(paths[s], limits[s], options.answerable_only)[0] for s in limits)
+    paths = {s: squad.find_data(getattr(options, s), s) for s in limits if s == "dev" or not evaluated}
+    found = {s: load_examples(path, limits[s], options.answerable_only)[0] for s, path in paths.items()}
+    examples, dev = found.get("train", []), found["dev"]
     model, tokenizer = load(options, evaluated, examples)
     dtype = minirun.choose_precision(options.precision, device)
     check_fit(tokenizer, model.config.vocab_size, model.config.n_positions, options.max_length)
@@ -137,7 +138,8 @@ def prepare(options: Options, evaluated: Path | None, device: torch.device) -> R
     # Taken before frozen weights are rounded, so that a run can be resumed in another precision.
     fingerprints = {"model": minirun.fingerprint(model, identity), "data": train.fingerprint()} if train else {}
     minirun.prepare_frozen(dtype, model.to(device))
-    asked = make_prompts(dev, tokenizer, options.max_length, model.config.eos_token_id, options.max_answer_tokens)
+    sizes = options.max_length, model.config.eos_token_id, options.max_answer_tokens
+    asked = make_prompts(dev, tokenizer, *sizes) if options.learn == "answers" else None
     data, place = (train, prompts(dev), asked, dev), (device, dtype, minirun.Processes())
     return Run(options, Path(options.output), model, tokenizer, *data, fingerprints, *place)
 

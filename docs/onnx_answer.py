@@ -18,6 +18,6 @@ session = onnxruntime.InferenceSession(folder / "model.onnx")
 start, end = (logits[0] for logits in session.run(None, {name: np.array([row]) for name, row in rows.items()}))
 text = [i for i, segment in enumerate(encoding.sequence_ids) if segment == 1]
 score, first, last = max((start[i] + end[j], i, j) for i in text for j in text if i <= j < i + 30)
-threshold = json.loads((folder / "qa.json").read_text())["null_threshold"]
+threshold = json.loads((folder / "qa.json").read_text()).get("null_threshold", 0.0)
 said = context[encoding.offsets[first][0] : encoding.offsets[last][1]]
 print("" if start[0] + end[0] - score > threshold else said)

@@ -65,16 +65,19 @@ def write_json(path: Path, content: dict | list) -> None:
 
 
 @contextlib.contextmanager
-def atomic_write(folder: str | Path) -> Iterator[Path]:
+def atomic_write(folder: str | Path, name: str = ".part") -> Iterator[Path]:
     """Yield an empty temporary folder; when the block ends without an error, move its files into `folder`.
 
     Every file is flushed to the disk (fsync) and then renamed, so that whatever happens, each name in `folder` holds
     either all of the old content or all of the new. After an error nothing in `folder` has changed. The folder is
     created if needed.
+
+    Args: name: of the temporary folder in `folder`, emptied first, as a killed process may have left one; another name
+        lets a second process write into the same folder at the same time.
     Raises OSError when the disk is full or the folder cannot be written; errors of safetensors become OSErrors too.
     """
     folder = Path(folder)
-    part, created = folder / ".part", not folder.exists()
+    part, created = folder / name, not folder.exists()
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)

@@ -26,7 +26,9 @@ class RunOptions:
     keep: int = option(2, "checkpoints kept, the newest ones", least=1)
     seed: int = option(0, "of all random choices; equal seeds, equal losses on a CPU", least=0, below=2**63, fixed=True)
     device: str = option("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
-    precision: str = option("auto", "auto: bf16 where native, else fp32", choices=("auto", "fp32", "bf16", "fp16"))
+    precision: str = option(
+        "auto", "auto: bf16 where native, fp16 on older GPUs, else fp32", choices=("auto", "fp32", "bf16", "fp16")
+    )
 
     def __post_init__(self):
         check_values(self)

@@ -102,8 +102,8 @@ class PackedLinear(nn.Linear):
         found = self._packed.get(transposed)
         if found is None or found[0] != state:
             W = self.weight.detach()
-            W = torch.ops.mkldnn._reorder_linear_weight(W.T.contiguous() if transposed else W, None)
-            self._packed[transposed] = found = state, W
+            packed = torch.ops.mkldnn._reorder_linear_weight(W.T.contiguous() if transposed else W, None)
+            self._packed[transposed] = found = state, packed, W  # while W is kept, no other tensor gets its address
         return found[1]
 
     def __getstate__(self) -> dict:

@@ -22,14 +22,16 @@ def show_results(folder: Path, examples: Sequence[Example]) -> str:
 def in_words(metrics: Mapping) -> str:
     """What `evaluate` returns, as one sentence that needs no knowledge of the metrics."""
     row, always = headline(metrics), metrics["always_answer"]
-    found, most = (figures.get("HasAns_exact", figures["exact"]) / 10 for figures in (row, always))
-    text = f"of 10 questions that have an answer it gives {found:.1f} exactly right"
     if "NoAns_exact" not in row:
-        return text
-    text += (
-        f" ({most:.1f} if it must always answer); of 10 that have none it says so {row['NoAns_exact'] / 10:.1f} times"
-    )
-    return f"{text}. F1 is {row['f1']:.1f}; never answering would score {metrics['always_empty']['f1']:.1f}"
+        return f"of 10 questions that have an answer it gives {row['HasAns_exact'] / 10:.1f} exactly right"
+    parts = [f"of 10 that have none it says so {row['NoAns_exact'] / 10:.1f} times"]
+    if "HasAns_exact" in row:
+        found, most = (figures["HasAns_exact"] / 10 for figures in (row, always))
+        first = f"of 10 questions that have an answer it gives {found:.1f} exactly right"
+        parts.insert(0, f"{first} ({most:.1f} if it must always answer)")
+    which = " at thresholds chosen on other articles" if "crossfit" in metrics else ""
+    score = f"F1 is {row['f1']:.1f}{which}; never answering would score {metrics['always_empty']['f1']:.1f}"
+    return f"{'; '.join(parts)}. {score}"
 
 
 def describe_written(metrics: Mapping) -> str:

@@ -167,7 +167,7 @@ def sigterm_at(number):
 def make_run(options, device="cpu", processes=None):
     """A train.Run as main() makes it, with the model in training mode."""
     alone = processes or train.minirun.Processes()
-    run = train.prepare(options, None, alone, torch.device(device))
+    run = train.prepare(options, None, False, alone, torch.device(device))
     run.model.train()
     return run
 

@@ -106,6 +106,23 @@ def test_the_slider_asks_again_for_another_share_of_answerable_questions(page):
     assert float(slider.get_attribute("value")) < float(usual)
 
 
+def test_of_two_replies_that_overtake_each_other_the_later_question_counts(page):
+    ask(page, "Who took Vin into his crew?", VIN)
+    page.execute_script(
+        """
+        window.replies = [];
+        window.fetch = () => new Promise(done => window.replies.push(answer => done(new Response(
+            JSON.stringify({ candidates: [{ answer, score: 0.5, start: 0, end: 3 }] })))));
+        for (const time of [1, 2]) document.getElementById("form").requestSubmit();
+        window.replies[1]("later");
+        """
+    )
+    WebDriverWait(page, 30).until(lambda _: text_of(page, "answer") == "later")
+    page.execute_script("window.replies[0]('earlier')")
+    page.execute_async_script("setTimeout(arguments[0], 200)")
+    assert text_of(page, "answer") == "later"
+
+
 def test_a_candidate_can_be_chosen_with_the_keyboard(page):
     ask(page, "Who took Vin into his crew?", VIN)
     candidates = page.find_elements(By.CSS_SELECTOR, "#candidates button")

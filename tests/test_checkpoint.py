@@ -156,6 +156,13 @@ def test_files_appear_whole_or_not_at_all(tmp_path):
     assert names(tmp_path) == ["out"]
 
 
+def test_two_may_write_into_a_folder_under_different_names(tmp_path):
+    with minihub.atomic_write(tmp_path) as run, minihub.atomic_write(tmp_path, ".part-report") as report:
+        (run / "config.json").write_text("run")
+        (report / "report.html").write_text("report")
+    assert names(tmp_path) == ["config.json", "report.html"]
+
+
 def test_a_second_writer_is_refused_until_the_first_is_done(tmp_path):
     with minihub.only_writer(tmp_path / "run"):
         second = minihub.only_writer(tmp_path / "run")

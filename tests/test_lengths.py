@@ -101,14 +101,16 @@ def test_the_suggestion_is_the_shortest_that_fits_all(rows):
 def test_the_command_prints_the_table(tiny, tmp_path, capsys):
     (tmp_path / "train.json").write_bytes((tiny / "squad.json").read_bytes())
     (tmp_path / "dev.json").write_bytes((tiny / "squad.json").read_bytes())
-    files = [str(tmp_path / "train.json"), str(tmp_path / "dev.json")]
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "dev.json").write_bytes((tiny / "squad.json").read_bytes())
+    files = [str(tmp_path / "train.json"), str(tmp_path / "dev.json"), str(tmp_path / "new" / "dev.json")]
     sizes = ["--positions", "64", "--window-overlap", "20", "--max-question-tokens", "8"]
     assert main([*files, "--tokenizer", str(tiny), *sizes]) == 0
     lines = capsys.readouterr().out.splitlines()
     # the model has fewer positions than any of the usual lengths: those are shown
     figures = [line.split() for line in lines if line.startswith(" " * 16) and "%" in line]
     fits = [row for row in figures if row[0] == "64"]
-    assert fits == [["64", "20", "0.0%", "1.00", "0.00%"]] * 2
+    assert fits == [["64", "20", "0.0%", "1.00", "0.00%"]] * 3
     assert "suggested: --max-length 64 --window-overlap 20" in lines
-    named = [line.split()[:2] for line in lines if line.startswith(("train", "dev"))]
-    assert named[:2] == [["train", "24"], ["dev", "24"]]
+    named = [line[:16].strip() for line in lines if line.startswith(("train", "dev"))]
+    assert named[:3] == ["train", "dev", "dev (3)"]

@@ -67,6 +67,8 @@ def test_a_run_on_the_excerpt_keeps_the_number_it_chose(tiny, tmp_path, monkeypa
     monkeypatch.setattr(minirun, "seconds_per_window", lambda *_: 0.02)
     assert train.main(on_excerpt(tiny, tmp_path / "fast")) == 0
     assert [read(tmp_path / "fast" / "config.json")[k] for k in ("max_train_examples", "augment")] == [12_000, 3_000]
+    assert train.main(on_excerpt(tiny, tmp_path / "answerable", "--answerable-only")) == 0
+    assert [read(tmp_path / "answerable" / "config.json")[k] for k in ("max_train_examples", "augment")] == [12_000, 0]
     assert train.main(flags(tiny, tmp_path / "file")) == 0
     assert read(tmp_path / "file" / "config.json")["max_train_examples"] == 0
 
@@ -112,3 +114,17 @@ def test_a_mistyped_dev_file_is_an_error_before_the_speed_is_measured(tiny, tmp_
     with pytest.raises(squad.DataError, match=r"^nowhere.json: no such file$"):
         train.main([*on_excerpt(tiny, tmp_path / "run"), "--dev", "nowhere.json"])
     assert not (tmp_path / "run").exists()
+
+
+def test_a_resumed_run_keeps_the_questions_it_began_with(tiny, tmp_path, monkeypatch, excerpt_is_tiny):
+    """A run of several processes takes all questions; resumed by one it must not measure how many fit."""
+    monkeypatch.setattr(minirun, "fit_to_time", lambda *_, **__: 0)
+    assert train.main(on_excerpt(tiny, tmp_path / "run")) == 0
+    monkeypatch.setattr(minirun, "fit_to_time", lambda *_, **__: 2_000)
+    assert train.main(["--resume", str(tmp_path / "run"), "--epochs", "2"]) == 0
+    assert read(tmp_path / "run" / "config.json")["max_train_examples"] == 0
+
+
+def test_made_questions_have_no_answer_so_answerable_only_refuses_them(tiny, tmp_path):
+    with pytest.raises(ValueError, match="--augment makes questions that --answerable-only leaves out"):
+        train.main(flags(tiny, tmp_path / "run", "--augment", "3", "--answerable-only"))

@@ -85,6 +85,22 @@ def test_merging_after_use_packs_anew_and_unmerging_too(model, inputs):
         close(model(*inputs), before)
 
 
+def test_a_weight_at_an_address_used_before_is_packed_anew():
+    """Merging frees memory that the next merge may get again: the same address then holds another weight."""
+    layer = torch.nn.Sequential(linear(384, 384))
+    lora.add_lora(layer, rank=2, alpha=4, targets="all")
+    packed.pack_frozen(layer, every)
+    [(_, adapted)] = lora.lora_layers(layer)
+    x = torch.randn(3, 384)
+    for _ in range(100):
+        torch.nn.init.normal_(adapted.lora_B)
+        with torch.no_grad():
+            lora.merge(layer)
+            expected = F.linear(x, adapted.base.weight, adapted.base.bias)
+            torch.testing.assert_close(layer(x), expected, rtol=1e-3, atol=1e-3)
+            lora.unmerge(layer)
+
+
 def test_only_frozen_linears_are_packed_where_it_pays(model):
     assert packed.pack_frozen(model, every) == 0
     model.bert.requires_grad_(False)

@@ -242,6 +242,11 @@ def test_a_test_set_without_gold_answers(run, tiny, tmp_path):
         (["--serve", "--port", "70000"], "--port is 70000"),
         (["--batch", ""], "No such file"),
         (["--batch", "text.txt", "--output", "./text.txt"], "it would be overwritten"),
+        (["--batch", "predictions.json"], "it would be overwritten"),  # the default --output
+        (["--export", "out", "--answerable", "0.9"], "--answerable changes nothing in --export"),
+        (["--export", "out", "--null-threshold", "1"], "--null-threshold changes nothing in --export"),
+        (["--serve", "--top-k", "2"], "--top-k is for --context"),
+        (["--batch", "text.json.gz", "--top-k", "2"], "--top-k is for --context"),
         (["--batch", "text.txt", "--json"], "--json needs --context"),
         (["--serve", "--json"], "--json needs --context"),
         (["--context", "text.txt", "--question", "who", "--null-threshold", "nan"], "null threshold is nan"),
@@ -252,6 +257,7 @@ def test_a_test_set_without_gold_answers(run, tiny, tmp_path):
 def test_mistakes_are_one_line_and_status_2(run, tmp_path, arguments, message):
     (tmp_path / "latin1.txt").write_bytes(b"caf\xe9")
     (tmp_path / "text.txt").write_text("vin")
+    (tmp_path / "predictions.json").write_text("{}")
     model = [] if "--model" in arguments else ["--model", str(run)]
     done = subprocess.run(
         [sys.executable, "-m", "minibert.qa", *arguments, *model],

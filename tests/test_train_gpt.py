@@ -1,6 +1,7 @@
 """train_gpt.py end to end: a small GPT-2 learns to write, then to answer; resuming, evaluating, asking."""
 
 import dataclasses
+import json
 import subprocess
 import sys
 
@@ -95,6 +96,17 @@ def test_evaluating_again_gives_the_same(answers, tiny):
     assert read(again / "predictions.json") == read(answers / "predictions.json")
     # The adapter was merged nowhere, but its base is read anew: equal up to rounding.
     assert read(again / "metrics.json")["loss"] == pytest.approx(read(answers / "metrics.json")["loss"], rel=1e-5)
+
+
+def test_no_more_is_read_than_is_used(answers, tiny, tmp_path):
+    config = read(answers / "config.json")
+    (answers / "config.json").write_text(json.dumps({**config, "train": "moved.json"}))
+    try:
+        assert train_gpt.main(["--evaluate", str(answers)]) == 0
+    finally:
+        (answers / "config.json").write_text(json.dumps(config))
+    short = ("--learn", "text", "--max-length", "8", "--epochs", "1")  # shorter than any question with its frame
+    assert train_gpt.main(flags(tiny, tmp_path / "run", *short)) == 0
 
 
 def test_a_resumed_run_continues_as_if_it_had_not_stopped(text, tiny, tmp_path, monkeypatch):

@@ -62,7 +62,12 @@ def test_figures_in_words():
     metrics |= {"always_answer": summary | {"HasAns_exact": 57.0}}
     assert in_words(metrics) == (
         "of 10 questions that have an answer it gives 4.2 exactly right (5.7 if it must always answer); of 10 that "
-        "have none it says so 7.1 times. F1 is 53.1; never answering would score 45.6"
+        "have none it says so 7.1 times. F1 is 53.1 at thresholds chosen on other articles; never answering would "
+        "score 45.6"
+    )
+    silent = {"exact": 83.0, "f1": 83.0, "NoAns_exact": 83.0, "always_empty": {"f1": 100.0}}
+    assert in_words(silent | {"always_answer": summary}) == (
+        "of 10 that have none it says so 8.3 times. F1 is 83.0; never answering would score 100.0"
     )
     answerable = summary | {"HasAns_exact": 50.0, "always_answer": summary | {"HasAns_exact": 61.0}}
     assert in_words(answerable) == "of 10 questions that have an answer it gives 6.1 exactly right"

@@ -80,7 +80,8 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     add("--host", metavar="NAME", default="127.0.0.1", help="address to serve on (127.0.0.1: this machine only)")
     add("--port", metavar="N", type=int, default=8000, help="port to serve on (8000)")
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute (auto)")
-    add("--precision", choices=("auto", *PRECISIONS), default="auto", help="auto: bf16 where native")
+    add("--precision", choices=("auto", *PRECISIONS), default="auto",
+        help="auto: bf16 where native, fp16 on older GPUs, else fp32")  # fmt: skip
     options = parser.parse_args(argv)
     if options.top_k < 1:
         parser.error(f"--top-k is {options.top_k}, expected at least 1")
@@ -89,11 +90,25 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     for flag, needed in (("question", "context"), ("output", "batch"), ("json", "context"), ("onnx", "export")):
         if getattr(options, flag) not in (None, False) and getattr(options, needed) is None:
             parser.error(f"--{flag} needs --{needed}")
+    for flag, usual in (("top_k", 1), ("answerable", None), ("null_threshold", None)):
+        if options.export and getattr(options, flag) != usual:
+            parser.error(
+                f"--{flag.replace('_', '-')} changes nothing in --export: give it where the questions are asked"
+            )
+    if options.top_k > 1 and (options.serve or is_squad(options.batch or "")):
+        parser.error("--top-k is for --context and for a .jsonl file: the page always has 5, a SQuAD file 1")
     if not 0 <= options.port <= 65535:
         parser.error(f"--port is {options.port}, expected 0 to 65535")
-    if options.output and os.path.exists(options.output) and os.path.samefile(options.output, options.batch):
+    if is_squad(options.batch or ""):
+        options.output = options.output or "predictions.json"
+    both = options.output, options.batch
+    if None not in both and all(map(os.path.exists, both)) and os.path.samefile(*both):
         parser.error(f"--output is the file that --batch reads, {options.batch}: it would be overwritten")
     return options
+
+
+def is_squad(name: str) -> bool:
+    return name.endswith((".json", ".json.gz"))
 
 
 def read_text(name: str) -> str:
@@ -138,14 +153,13 @@ def converse(reader: squad.Reader, context: str, options: argparse.Namespace) ->
 
 def answer_file(reader: squad.Reader, name: str, output: str | None, top_k: int) -> int:
     """Answer every question of a file. Returns 1 when there were bad lines, else 0."""
-    if name.endswith((".json", ".json.gz")):
+    if is_squad(name):
         examples = squad.read_examples(name, need_answers=False)
         questions, contexts = [e.question for e in examples], [e.context for e in examples]
         found = reader(questions, contexts, progress=progress_bar("answer"))
         answers = {e.id: answer["answer"] for e, answer in zip(examples, found, strict=True)}
-        target = Path(output or "predictions.json")
-        write_json(target, answers)
-        print(f"{len(answers):,} answers in {target}")
+        write_json(Path(output), answers)
+        print(f"{len(answers):,} answers in {output}")
         return 0
     source = sys.stdin.buffer if name == "-" else open(name, "rb")  # noqa: SIM115 - closed by the stack below
     with contextlib.ExitStack() as stack:

@@ -154,9 +154,11 @@ def main(argv: list[str] | None = None) -> int:
     sizes = (options.window_overlap, options.max_question_tokens)
     cut_to = (MAX_LENGTH + sum(sizes), *sizes)  # any length that leaves room
     measured = {}
-    for file in options.files:
+    for number, file in enumerate(options.files, start=1):
         data = load_dataset(file, tokenizer, cut_to, progress=progress_bar("tokenise", "chunk"))
-        measured[Path(file).name.split(".")[0]] = measure_lengths(data.examples, data.windows, *sizes, max_lengths)
+        name = Path(file).name.split(".")[0]
+        name = f"{name} ({number})" if name in measured else name
+        measured[name] = measure_lengths(data.examples, data.windows, *sizes, max_lengths)
     print(lengths_table(measured))
     return 0
 

@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     run = read_run(options.run, options.dev)
     page = make_page(run, windows_per_question(run.examples, run.config, options.tokenizer))
     output = Path(options.output or Path(options.run) / "report.html")
-    with atomic_write(output.parent) as part:
+    with atomic_write(output.parent, ".part-report") as part:  # the run may be writing there too
         (part / output.name).write_text(page, encoding="utf-8", errors="replace", newline="\n")
     print(output)
     return 0
