@@ -34,7 +34,7 @@ from squad.words import show_results
 ADVICE = "lower --batch-size (raise --gradient-accumulation-steps to keep the step's size) or --max-length"
 EXCERPT = {"seconds": 300, "least": 2_000, "most": 15_000}  # how many questions a run on it takes
 SLOW = {"batch_size": 4, "max_dev_examples": 700}  # where no more than the least fit: more steps, less to evaluate
-REAL = 12_000  # of them at most; what fits beyond these is made by squad.augment
+MADE = 1 / 8  # of these questions are made by squad.augment in each of its two ways
 HEAD = "qa_outputs"  # starts from random weights, so it is trained in full beside the adapters
 LORA_TARGETS = {"attention": "query,value"}  # what the LoRA paper adapts
 
@@ -50,8 +50,8 @@ class Options(minirun.RunOptions):
     max_dev_examples: int = option(0, "only the first N; 0: all, of excerpt 700 if slow", least=0, of="dev")
     skip_bad: bool = option(False, "leave out malformed questions instead of stopping at the first", fixed=True)
     answerable_only: bool = option(False, "leave out unanswerable questions, of train and dev", fixed=True)
-    augment: int = option(0, "add N unanswerable questions made of answerable ones; 0: none, to excerpt if time allows",
-                          least=0, fixed=True)  # fmt: skip
+    augment: int = option(0, "add N unanswerable ones made of others; 0: none, of excerpt 1/8", least=0, fixed=True)
+    leave_out: int = option(0, "add N whose text lost its answer's sentence; 0: none, as above", least=0, fixed=True)
     # model
     model: str = option("minilm", "minilm, a folder, or a hub id such as google-bert/bert-base-uncased")
     revision: str = option("", "hub commit or tag of the model")
@@ -85,8 +85,8 @@ class Options(minirun.RunOptions):
 
     def resolved(self) -> "Options":
         """The same with the defaults that depend on other options or on the time; ValueError if two contradict."""
-        if self.answerable_only and self.augment:
-            raise ValueError("--augment makes questions that --answerable-only leaves out: give one of the two")
+        if self.answerable_only and (self.augment or self.leave_out):
+            raise ValueError("--augment and --leave-out make what --answerable-only leaves out: give one of them")
         epochs = self.epochs or (1 if self.train == "excerpt" else 2)
         output = self.output or time.strftime("runs/%Y%m%d-%H%M%S")
         return dataclasses.replace(self, epochs=epochs, batch_size=self.batch_size or 16, output=output)
@@ -159,14 +159,15 @@ def fit_excerpt(options: Options, model: nn.Module, device: torch.device, dtype:
     """The options with as many questions of the excerpt, made ones beside them, and of its dev, as the time allows."""
     plan = options.resolved()
     shape = plan.batch_size, min(options.max_length, 176)  # about the mean length of a batch
-    limits = EXCERPT | {"most": REAL} if options.answerable_only else EXCERPT  # made questions have no answer
-    number = minirun.fit_to_time(plan.epochs * minirun.seconds_per_window(model, device, dtype, shape), **limits)
-    found = {"max_train_examples": min(number, REAL), "augment": options.augment or max(0, number - REAL)}
-    if number == EXCERPT["least"]:
+    number = minirun.fit_to_time(plan.epochs * minirun.seconds_per_window(model, device, dtype, shape), **EXCERPT)
+    slow = number == EXCERPT["least"]
+    made = 0 if slow or options.answerable_only else int(number * MADE)
+    usual = {"augment": made, "leave_out": made}
+    if slow:
         print("that is few: it will begin to find answers, and hardly know when there is none (--max-train-examples)")
-        slow = SLOW if options.dev == "excerpt" else SLOW | {"max_dev_examples": 0}
-        found |= {name: getattr(options, name) or value for name, value in slow.items()}
-    return dataclasses.replace(options, **found)
+        usual |= SLOW if options.dev == "excerpt" else SLOW | {"max_dev_examples": 0}
+    found = {name: getattr(options, name) or value for name, value in usual.items()}
+    return dataclasses.replace(options, max_train_examples=number - 2 * made, **found)
 
 
 def load_data(options: Options, split: str, tokenizer: Tokenizer, talks: bool = True) -> squad.Dataset:
@@ -174,9 +175,9 @@ def load_data(options: Options, split: str, tokenizer: Tokenizer, talks: bool = 
     path = squad.find_data(getattr(options, split), split)
     sizes = (options.max_length, options.window_overlap, options.max_question_tokens)
     progress = minirun.progress_bar(f"tokenise {split}", "chunk", talks)
-    extend = functools.partial(augment, count=options.augment if split == "train" else 0, seed=options.seed)
-    which = getattr(options, f"max_{split}_examples"), options.skip_bad, progress, options.answerable_only, extend
-    return squad.load_dataset(path, tokenizer, sizes, *which)
+    made = {"extend": functools.partial(augment, count=options.augment, seed=options.seed, left_out=options.leave_out)}
+    which = getattr(options, f"max_{split}_examples"), options.skip_bad, progress, options.answerable_only
+    return squad.load_dataset(path, tokenizer, sizes, *which, **(made if split == "train" else {}))
 
 
 def load_pretrained(options: Options) -> nn.Module:
@@ -310,8 +311,7 @@ def evaluate(run: Run) -> dict | None:
         return None
     predictions = squad.decode(dev.examples, dev.windows, squad.WindowPredictions(*found))
     scorings = squad.choose_scorings(options.scoring, options.language, [example.context for example in dev.examples])
-    saved = run.settings
-    tuned = saved.get("null_threshold"), saved.get("temperature"), saved.get("best_bonus", 0.0)
+    tuned = run.settings.get("null_threshold"), run.settings.get("temperature"), run.settings.get("best_bonus", 0.0)
     metrics = squad.evaluate(dev.examples, predictions, *tuned, *scorings, known_causes(dev.examples))
     metrics |= {"loss": float(found[-1].mean())} | ({"left_out": dev.left_out} if dev.left_out else {})
     with atomic_write(run.folder) as part:

@@ -2,12 +2,13 @@
 
 import functools
 import random
+import re
 
 import pytest
 from helpers import ROOT, example
 
 import squad
-from squad.augment import augment, unanswerable
+from squad.augment import augment, leave_out, unanswerable, ways
 from squad.augment.__main__ import main
 from squad.augment.ways import entities, negate, sentence_around, swap_entity, swap_opposite
 
@@ -91,10 +92,36 @@ def test_an_unanswerable_question_is_not_changed_again(real):
 
 def test_the_first_way_that_works_is_taken(real):
     assert unanswerable(asked("Who is Vin?", "Giverny"), random.Random(0)) is None
-    assert unanswerable(asked("Who was moved before Claude Monet?", "Giverny"), random.Random(0)) in (
+    made = unanswerable(asked("Who was moved before Claude Monet?", "Giverny"), random.Random(0))
+    assert made.question in (
         "Who was moved after Claude Monet?", "Who was not moved before Claude Monet?",
         "Who was moved before Georges Clemenceau?", "Who was moved before May?",
     )  # fmt: skip
+
+
+def test_the_sentences_of_the_gold_answers_are_left_out(monkeypatch):
+    monkeypatch.setattr(ways, "LEAST", 9)
+    made = leave_out(asked("Where did he rent a house?", "there"))
+    assert made.context == TEXT.replace("In 1883 he rented a house there. ", "")
+    assert leave_out(asked("Where did he move?", "Giverny")).context == TEXT.partition(" Giverny. ")[2]
+    assert leave_out(asked("What was opened?", "The garden")).context == TEXT.partition(" The garden")[0]
+    two = example("When?", TEXT, [squad.Answer(text, TEXT.index(text)) for text in ("1883", "500", "1980")])
+    assert leave_out(two) is None  # eight words would be left
+    assert leave_out(asked("Who painted?", "Later the painter")).context  # stands nowhere else
+    assert leave_out(asked("Who moved?", "he")) is None  # the next sentence has it too
+
+
+def test_texts_that_lost_the_answer_have_it_nowhere(real):
+    old = {e.id: e for e in real}
+    made = augment(real, 0, seed=3, left_out=100)
+    assert len({e.id for e in made}) == len(made) == 100
+    assert made == augment(real, 7, seed=3, left_out=100)[7:]
+    for new in made:
+        source = old[new.id.removesuffix("-left-3")]
+        assert (new.question, new.answers, new.is_impossible) == (source.question, (), True)
+        assert len(new.context) < len(source.context)
+        assert set(new.context.split()) <= set(source.context.split())
+        assert not any(re.search(rf"\b{re.escape(a.text)}\b", new.context) for a in source.answers)
 
 
 def test_made_questions_are_trained_on_as_unanswerable(tokenizer, tmp_path, real):
@@ -112,7 +139,7 @@ def test_made_questions_are_trained_on_as_unanswerable(tokenizer, tmp_path, real
 def test_the_command_shows_old_and_new(capsys):
     assert main([str(ROOT / "data" / "dev.json.gz"), "--count", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 6
-    assert lines[1].startswith("  -> ")
+    assert len(lines) == 12
+    assert lines[1].startswith("  -> ") and lines[10].startswith("  -> the text without: ")
     assert main([str(ROOT / "data" / "dev.json.gz"), "--count", "100000"]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("no more than these ")

@@ -13,6 +13,7 @@ from minirun.pace import fit_to_time, seconds_per_window
 from squad.report.files import read_run
 
 CPU = torch.device("cpu")
+MADE = "max_train_examples", "augment", "leave_out"
 
 
 @pytest.mark.parametrize(
@@ -52,23 +53,23 @@ def test_a_run_on_the_excerpt_keeps_the_number_it_chose(tiny, tmp_path, monkeypa
     assert train.main(on_excerpt(tiny, tmp_path / "two", "--epochs", "2")) == 0
     assert read(tmp_path / "two" / "config.json")["max_train_examples"] == 2_000  # 1,500 fit twice; but 2,000 at least
     assert train.main(on_excerpt(tiny, tmp_path / "run")) == 0
-    assert read(tmp_path / "run" / "config.json")["max_train_examples"] == 3_000
+    assert read(tmp_path / "run" / "config.json")["max_train_examples"] == 2_250  # and 375 of each kind are made
 
     def measure_again(*_):
         raise AssertionError("measured although the number is known")
 
     monkeypatch.setattr(minirun, "seconds_per_window", measure_again)
     assert train.main(["--resume", str(tmp_path / "run"), "--epochs", "2"]) == 0
-    assert read(tmp_path / "run" / "config.json")["max_train_examples"] == 3_000
+    assert read(tmp_path / "run" / "config.json")["max_train_examples"] == 2_250  # and 375 of each kind are made
     assert train.main(["--evaluate", str(tmp_path / "run")]) == 0
-    assert read(tmp_path / "run" / "config.json")["augment"] == 0
+    assert [read(tmp_path / "run" / "config.json")[k] for k in MADE] == [2_250, 375, 375]
     assert train.main(on_excerpt(tiny, tmp_path / "given", "--max-train-examples", "7")) == 0
     assert read(tmp_path / "given" / "config.json")["max_train_examples"] == 7
     monkeypatch.setattr(minirun, "seconds_per_window", lambda *_: 0.02)
     assert train.main(on_excerpt(tiny, tmp_path / "fast")) == 0
-    assert [read(tmp_path / "fast" / "config.json")[k] for k in ("max_train_examples", "augment")] == [12_000, 3_000]
+    assert [read(tmp_path / "fast" / "config.json")[k] for k in MADE] == [11_250, 1_875, 1_875]
     assert train.main(on_excerpt(tiny, tmp_path / "answerable", "--answerable-only")) == 0
-    assert [read(tmp_path / "answerable" / "config.json")[k] for k in ("max_train_examples", "augment")] == [12_000, 0]
+    assert [read(tmp_path / "answerable" / "config.json")[k] for k in MADE] == [15_000, 0, 0]
     assert train.main(flags(tiny, tmp_path / "file")) == 0
     assert read(tmp_path / "file" / "config.json")["max_train_examples"] == 0
 
@@ -126,5 +127,5 @@ def test_a_resumed_run_keeps_the_questions_it_began_with(tiny, tmp_path, monkeyp
 
 
 def test_made_questions_have_no_answer_so_answerable_only_refuses_them(tiny, tmp_path):
-    with pytest.raises(ValueError, match="--augment makes questions that --answerable-only leaves out"):
-        train.main(flags(tiny, tmp_path / "run", "--augment", "3", "--answerable-only"))
+    with pytest.raises(ValueError, match="--augment and --leave-out make what --answerable-only leaves out"):
+        train.main(flags(tiny, tmp_path / "run", "--leave-out", "3", "--answerable-only"))

@@ -1,5 +1,5 @@
-"""Unanswerable questions made from answerable ones: python -m squad.augment FILE shows twenty."""
+"""Unanswerable questions made from answerable ones: python -m squad.augment FILE shows twenty of each kind."""
 
-from squad.augment.ways import augment, unanswerable
+from squad.augment.ways import augment, leave_out, unanswerable
 
-__all__ = ["augment", "unanswerable"]
+__all__ = ["augment", "leave_out", "unanswerable"]

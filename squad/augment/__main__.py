@@ -3,6 +3,7 @@
 from minirun import Parser, run_command
 from squad import find_data, read_examples
 from squad.augment import augment
+from squad.augment.ways import sentence_around
 from squad.words import printable
 
 
@@ -11,15 +12,19 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m squad.augment", description="Show unanswerable questions made from answerable ones."
     )
     parser.add_argument("file", help="SQuAD file, or excerpt, sample, squad_v2")
-    parser.add_argument("--count", metavar="N", type=int, default=20, help="how many to show (20)")
+    parser.add_argument("--count", metavar="N", type=int, default=20, help="how many of each kind (20)")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="which ones (0)")
     options = parser.parse_args(argv)
     examples = {example.id: example for example in read_examples(find_data(options.file, "train"))}
-    made = augment(list(examples.values()), options.count, options.seed)
+    made = augment(list(examples.values()), options.count, options.seed, options.count)
     for new in made:
-        old = examples[new.id.removesuffix(f"-made-{options.seed}")]
-        print(f"{printable(old.question)}  ({printable(old.answers[0].text)})\n  -> {printable(new.question)}\n")
-    if len(made) < options.count:
+        old = examples[new.id.rsplit("-", 2)[0]]
+        first = old.answers[0]
+        changed = new.question
+        if new.question == old.question:
+            changed = f"the text without: {sentence_around(old.context, first.start, first.end)}"
+        print(f"{printable(old.question)}  ({printable(first.text)})\n  -> {printable(changed)}\n")
+    if len(made) < 2 * options.count:
         print(f"no more than these {len(made)} can be made from this file")
     return 0
 

@@ -1,11 +1,13 @@
-"""Answerable questions -> unanswerable ones, by changing one thing.
+"""Answerable questions -> unanswerable ones, by changing one thing or by leaving the answer's sentence out.
 
 Most unanswerable questions of SQuAD 2.0 were written by changing one thing in a question that the text answers: a name,
 a number, a word into its opposite (Rajpurkar et al. 2018, table 1). Here rules do the same, on cased English text.
+Others ask about something that the text leaves out; those are made by taking the sentence that has the answer away.
 """
 
 import dataclasses
 import functools
+import itertools
 import random
 import re
 from collections.abc import Sequence
@@ -31,29 +33,45 @@ OPPOSITES = (
     "accepted rejected",
 )  # fmt: skip
 OPPOSITE = {a: b for pair in OPPOSITES for a, b in (pair.split(), pair.split()[::-1])}
+LEAST = 20  # words of a text that is worth asking
 TO_NEGATE = r"\b(is|are|was|were) (?=\w+(?:ed|en|ing)\b)"  # before a verb, where English puts "not"
 
 
-def augment(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
-    """Up to `count` new questions without an answer, each made from another answerable example, by `unanswerable`.
+def augment(examples: Sequence[Example], count: int, seed: int, left_out: int = 0) -> list[Example]:
+    """Up to `count` new questions by `unanswerable`, then up to `left_out` by `leave_out`, none with an answer.
 
-    The result depends on nothing but the arguments; what is made of an example, only on seed and example.
+    No two of one kind are made of the same example. The result depends on nothing but the arguments; what is made of
+    an example, only on seed and example.
     """
     chosen = [example for example in examples if example.answers]
     random.Random(seed).shuffle(chosen)
-    made = []
-    for example in chosen:
-        if len(made) == count:
-            break
-        question = unanswerable(example, random.Random(f"{seed} {example.id}"))
-        if question:
-            id = f"{example.id}-made-{seed}"
-            made.append(dataclasses.replace(example, id=id, question=question, answers=(), is_impossible=True))
-    return made
+    asked = (unanswerable(example, random.Random(f"{seed} {example.id}")) for example in chosen)
+    kinds = {"made": (asked, count), "left": (map(leave_out, chosen), left_out)}
+    return [
+        dataclasses.replace(new, id=f"{new.id}-{kind}-{seed}", answers=(), is_impossible=True)
+        for kind, (found, most) in kinds.items()
+        for new in itertools.islice(filter(None, found), most)
+    ]
 
 
-def unanswerable(example: Example, rng: random.Random) -> str | None:
-    """The question of an answerable example, changed in one place so that its text does not answer it; or None.
+def leave_out(example: Example) -> Example | None:
+    """An answerable example without the sentences that hold its gold answers.
+
+    None when fewer than LEAST words would be left, or when the rest of the text has one of the answers too: it might
+    answer the question.
+    """
+    context, kept, at = example.context, [], 0
+    for start, end in sorted({sentence_span(context, answer.start, answer.end) for answer in example.answers}):
+        kept.append(context[at:start])
+        at = max(at, end)
+    rest = " ".join(filter(None, map(str.strip, [*kept, context[at:]])))
+    if len(rest.split()) < LEAST or any(_has(rest, answer.text) for answer in example.answers):
+        return None
+    return dataclasses.replace(example, context=rest)
+
+
+def unanswerable(example: Example, rng: random.Random) -> Example | None:
+    """An answerable example with its question changed in one place so that the text does not answer it; or None.
 
     The sentences that hold the gold answers must not hold what was put in: a question about that sentence and that
     thing might be answered by the old answer after all. Nothing checks the rest of the text.
@@ -63,7 +81,7 @@ def unanswerable(example: Example, rng: random.Random) -> str | None:
     rng.shuffle(ways)
     for way in ways:
         if question := way(example.question, example.context, evidence, rng):
-            return question
+            return dataclasses.replace(example, question=question)
     return None
 
 
@@ -112,10 +130,16 @@ def entities(text: str) -> dict[str, str]:
 
 
 def sentence_around(context: str, start: int, end: int) -> str:
-    """The sentence that context[start:end] is in, found by full stops and the like."""
+    """The sentence that context[start:end] is in."""
+    begin, stop = sentence_span(context, start, end)
+    return context[begin:stop]
+
+
+def sentence_span(context: str, start: int, end: int) -> tuple[int, int]:
+    """Where the sentence that context[start:end] is in starts and ends, found by full stops and the like."""
     left = re.split(r"(?<=[.!?])\s+", context[:start])[-1]
     right = re.split(r"(?<=[.!?])\s+", context[end:])[0]
-    return f"{left}{context[start:end]}{right}"
+    return start - len(left), end + len(right)
 
 
 def _has(text: str, words: str) -> bool:
