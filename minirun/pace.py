@@ -10,7 +10,7 @@ from minirun.hardware import autocast
 
 
 def seconds_per_window(
-    model: torch.nn.Module, device: torch.device, dtype: torch.dtype, shape: tuple[int, int], seconds: float = 4.0
+    model: torch.nn.Module, device: torch.device, dtype: torch.dtype, shape: tuple[int, int], seconds: float = 2.0
 ) -> float:
     """The time of a forward and a backward pass over made-up windows, divided by their number; takes about `seconds`.
 
