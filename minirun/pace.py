@@ -36,10 +36,13 @@ def seconds_per_window(
 def fit_to_time(seconds_each: float, seconds: float, least: int, most: int) -> int:
     """How many items are done in `seconds`, in whole thousands, but at least `least` and at most `most`; prints it.
 
-    Whole thousands, so that a machine's moods seldom lead to another number.
+    Whole thousands, so that a machine's moods seldom lead to another number. Threads wait for one another in every
+    operation, so one of two that shares its core with another program can make training ten times slower.
     """
     number = max(least, min(most, int(seconds / seconds_each) // 1000 * 1000))
     total = number * seconds_each
     needed = f"{total / 60:.0f} minutes" if total > 90 else f"{total:.0f} seconds"
     print(f"this machine trains on {number:,} questions in about {needed}, so it takes those", flush=True)
+    if total > seconds:
+        print("if other programs keep its cores busy: stop them, or set OMP_NUM_THREADS to the number of free cores")
     return number

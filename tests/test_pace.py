@@ -22,7 +22,9 @@ MADE = "max_train_examples", "augment", "leave_out"
 )
 def test_as_many_thousands_as_fit_between_the_limits(seconds_each, number, capsys):
     assert fit_to_time(seconds_each, seconds=300, least=2_000, most=15_000) == number
-    assert f"trains on {number:,} questions in about " in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"trains on {number:,} questions in about " in out
+    assert ("OMP_NUM_THREADS" in out) == (seconds_each * number > 300)
 
 
 def test_measuring_changes_nothing(model):
