@@ -6,7 +6,7 @@
 Theirs: transformers and PEFT, LoRA of rank 8 on query and value, batches of 16, 3 epochs, AdamW, linear decay, at its
 default rate of 5e-5 and at others; without dropout and with dynamic padding, which makes it several times faster on a
 CPU than as it is shipped. Ours: train.py's defaults, no question made. Scores are cross-fitted F1 and HasAns F1 when
-always answering on --dev, after each epoch or quarter; the time is that of training alone, without evaluations and start.
+always answering on --dev, after each epoch or quarter; the time is that of training alone, without evaluations.
 """
 
 import argparse
