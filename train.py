@@ -50,7 +50,7 @@ class Options(minirun.RunOptions):
     max_dev_examples: int = option(0, "only the first N; 0: all, of excerpt 700 if slow", least=0, of="dev")
     skip_bad: bool = option(False, "leave out malformed questions instead of stopping at the first", fixed=True)
     answerable_only: bool = option(False, "leave out unanswerable questions, of train and dev", fixed=True)
-    augment: int = option(0, "add N unanswerable ones made of others; 0: none, of excerpt 1/8", least=0, fixed=True)
+    augment: int = option(0, "add N questions made unanswerable; 0: none, in the default run 1/8", least=0, fixed=True)
     leave_out: int = option(0, "add N whose text lost its answer's sentence; 0: none, as above", least=0, fixed=True)
     # model
     model: str = option("minilm", "minilm, a folder, or a hub id such as google-bert/bert-base-uncased")
@@ -175,9 +175,9 @@ def load_data(options: Options, split: str, tokenizer: Tokenizer, talks: bool = 
     path = squad.find_data(getattr(options, split), split)
     sizes = (options.max_length, options.window_overlap, options.max_question_tokens)
     progress = minirun.progress_bar(f"tokenise {split}", "chunk", talks)
-    made = {"extend": functools.partial(augment, count=options.augment, seed=options.seed, left_out=options.leave_out)}
+    made = (options.augment, options.leave_out) if split == "train" else (0, 0)
     which = getattr(options, f"max_{split}_examples"), options.skip_bad, progress, options.answerable_only
-    return squad.load_dataset(path, tokenizer, sizes, *which, **(made if split == "train" else {}))
+    return squad.load_dataset(path, tokenizer, sizes, *which, lambda read: augment(read, *made, seed=options.seed))
 
 
 def load_pretrained(options: Options) -> nn.Module:

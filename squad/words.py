@@ -24,14 +24,15 @@ def in_words(metrics: Mapping) -> str:
     row, always = headline(metrics), metrics["always_answer"]
     if "NoAns_exact" not in row:
         return f"of 10 questions that have an answer it gives {row['HasAns_exact'] / 10:.1f} exactly right"
-    parts = [f"of 10 that have none it says so {row['NoAns_exact'] / 10:.1f} times"]
+    text = ""
     if "HasAns_exact" in row:
         found, most = (figures["HasAns_exact"] / 10 for figures in (row, always))
-        first = f"of 10 questions that have an answer it gives {found:.1f} exactly right"
-        parts.insert(0, f"{first} ({most:.1f} if it must always answer)")
+        text = f"of 10 questions that have an answer it gives {found:.1f} exactly right"
+        text += f" ({most:.1f} if it must always answer); "
+    text += f"of 10 that have none it says so {row['NoAns_exact'] / 10:.1f} times"
     which = " at thresholds chosen on other articles" if "crossfit" in metrics else ""
-    score = f"F1 is {row['f1']:.1f}{which}; never answering would score {metrics['always_empty']['f1']:.1f}"
-    return f"{'; '.join(parts)}. {score}"
+    f1 = f"F1 is {row['f1']:.1f}{which}; never answering would score {metrics['always_empty']['f1']:.1f}"
+    return f"{text}. {f1}"
 
 
 def describe_written(metrics: Mapping) -> str:

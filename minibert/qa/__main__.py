@@ -17,7 +17,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TextIO
@@ -83,32 +83,35 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     add("--precision", choices=("auto", *PRECISIONS), default="auto",
         help="auto: bf16 where native, fp16 on older GPUs, else fp32")  # fmt: skip
     options = parser.parse_args(argv)
-    if options.top_k < 1:
-        parser.error(f"--top-k is {options.top_k}, expected at least 1")
-    if options.context == "-" and options.question is None:
-        parser.error("--context - needs --question: standard input cannot hold both the text and the questions")
-    for flag, needed in (("question", "context"), ("output", "batch"), ("json", "context"), ("onnx", "export")):
-        if getattr(options, flag) not in (None, False) and getattr(options, needed) is None:
-            parser.error(f"--{flag} needs --{needed}")
-    for flag, usual in (("top_k", 1), ("answerable", None), ("null_threshold", None)):
-        if options.export and getattr(options, flag) != usual:
-            parser.error(
-                f"--{flag.replace('_', '-')} changes nothing in --export: give it where the questions are asked"
-            )
-    if options.top_k > 1 and (options.serve or is_squad(options.batch or "")):
-        parser.error("--top-k is for --context and for a .jsonl file: the page always has 5, a SQuAD file 1")
-    if not 0 <= options.port <= 65535:
-        parser.error(f"--port is {options.port}, expected 0 to 65535")
-    if is_squad(options.batch or ""):
+    if is_squad(options.batch):
         options.output = options.output or "predictions.json"
-    both = options.output, options.batch
-    if None not in both and all(map(os.path.exists, both)) and os.path.samefile(*both):
-        parser.error(f"--output is the file that --batch reads, {options.batch}: it would be overwritten")
+    check_options(options, parser.error)
     return options
 
 
-def is_squad(name: str) -> bool:
-    return name.endswith((".json", ".json.gz"))
+def check_options(options: argparse.Namespace, error: Callable[[str], None]) -> None:
+    """Call `error` with what is wrong with the options: a value, or two that do not go together."""
+    if options.top_k < 1:
+        error(f"--top-k is {options.top_k}, expected at least 1")
+    if options.context == "-" and options.question is None:
+        error("--context - needs --question: standard input cannot hold both the text and the questions")
+    for flag, needed in (("question", "context"), ("output", "batch"), ("json", "context"), ("onnx", "export")):
+        if getattr(options, flag) not in (None, False) and getattr(options, needed) is None:
+            error(f"--{flag} needs --{needed}")
+    for flag, usual in (("top_k", 1), ("answerable", None), ("null_threshold", None)):
+        if options.export and getattr(options, flag) != usual:
+            error(f"--{flag.replace('_', '-')} changes nothing in --export: give it where the questions are asked")
+    if options.top_k > 1 and (options.serve or is_squad(options.batch)):
+        error("--top-k is for --context and for a .jsonl file: the page always has 5, a SQuAD file 1")
+    if not 0 <= options.port <= 65535:
+        error(f"--port is {options.port}, expected 0 to 65535")
+    files = options.output, options.batch
+    if None not in files and all(map(os.path.exists, files)) and os.path.samefile(*files):
+        error(f"--output is the file that --batch reads, {options.batch}: it would be overwritten")
+
+
+def is_squad(name: str | None) -> bool:
+    return name is not None and name.endswith((".json", ".json.gz"))
 
 
 def read_text(name: str) -> str:

@@ -16,7 +16,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="which ones (0)")
     options = parser.parse_args(argv)
     examples = {example.id: example for example in read_examples(find_data(options.file, "train"))}
-    made = augment(list(examples.values()), options.count, options.seed, options.count)
+    made = augment(list(examples.values()), options.count, options.count, seed=options.seed)
     for new in made:
         old = examples[new.id.rsplit("-", 2)[0]]
         first = old.answers[0]

@@ -37,7 +37,7 @@ LEAST = 20  # words of a text that is worth asking
 TO_NEGATE = r"\b(is|are|was|were) (?=\w+(?:ed|en|ing)\b)"  # before a verb, where English puts "not"
 
 
-def augment(examples: Sequence[Example], count: int, seed: int, left_out: int = 0) -> list[Example]:
+def augment(examples: Sequence[Example], count: int, left_out: int = 0, *, seed: int) -> list[Example]:
     """Up to `count` new questions by `unanswerable`, then up to `left_out` by `leave_out`, none with an answer.
 
     No two of one kind are made of the same example. The result depends on nothing but the arguments; what is made of
