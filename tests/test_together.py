@@ -20,10 +20,11 @@ class Scripted:
 
     def __init__(self, seconds=0.0):
         self.calls, self.seconds = [], seconds
-        self.begun = threading.Event()
+        self.begun, self.threads = threading.Event(), set()
 
     def __call__(self, question, context, **settings):
         self.begun.set()
+        self.threads.add(threading.get_ident())
         time.sleep(self.seconds)
         several = isinstance(question, list)
         pairs = list(zip(question, context, strict=True)) if several else [(question, context)]
@@ -54,6 +55,7 @@ def test_each_gets_the_answer_to_its_own_question():
     assert found == [{"answer": f"{q} {c} {s}"} for q, c, s in asked]
     assert sorted(q for call in reader.calls for q in call) == sorted(q for q, _, _ in asked)
     assert 1 < max(map(len, reader.calls)) <= together.MOST_TOGETHER
+    assert len(reader.threads) == 1  # each further thread would keep memory of its own
 
 
 def waiting_behind(reader, ask, asked):

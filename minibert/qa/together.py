@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 MOST_TOGETHER = 16  # beyond this a batch is hardly faster per question
@@ -22,7 +23,10 @@ class Request:
 
 
 class Together:
-    """Calls `reader` for one thread at a time, with the questions of the others that wait.
+    """Calls `reader` for one request at a time, together with the others that wait.
+
+    It is always called in the same thread: for each thread that computes with them, PyTorch and the C allocator keep
+    memory, and PyTorch threads, of their own.
 
     Args: reader: called as reader(question=, context=, **settings), with texts or with lists of them.
     """
@@ -31,7 +35,7 @@ class Together:
         self.reader = reader
         self.waiting: list[Request] = []  # oldest first
         self.door = threading.Lock()  # of `waiting`
-        self.turn = threading.Lock()  # of `reader`
+        self.model_thread = ThreadPoolExecutor(1, "model")
 
     def __call__(self, question: str, context: str, **settings) -> list | dict:
         """What reader(question, context, **settings) returns. Raises what it raises, and BusyError."""
@@ -40,12 +44,15 @@ class Together:
             if len(self.waiting) >= MOST_WAITING:
                 raise BusyError(f"{MOST_WAITING} questions are waiting already")
             self.waiting.append(mine)
-        with self.turn:
-            if mine.result is None:  # else another thread has answered it along with its own
-                self.answer(self.take(mine))
+        self.model_thread.submit(self.turn_of, mine).result()
         if isinstance(mine.result, Exception):
             raise mine.result
         return mine.result
+
+    def turn_of(self, mine: Request) -> None:
+        """Answer this request, and others along with it, unless it was answered along with another."""
+        if mine.result is None:
+            self.answer(self.take(mine))
 
     def take(self, mine: Request) -> list[Request]:
         """This request and the oldest of those that go with it, which wait no more."""
