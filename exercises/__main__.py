@@ -50,8 +50,10 @@ def judged(step: int) -> bool:
     try:
         judge(getattr(yours, name))
         found = "right"
-    except NotImplementedError:
-        found = "not written yet"
+    except NotImplementedError as error:
+        called = traceback.extract_tb(error.__traceback__)[-1].name
+        other = next((f"{name}, step {n}" for n, (name, _) in STEPS.items() if name == called and n != step), "")
+        found = f"it calls {other}, which is not written yet" if other else "not written yet"
     except AssertionError as error:
         found = f"not yet: {error}"
     except Exception:  # the learner's code may fail in any way

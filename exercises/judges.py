@@ -1,5 +1,6 @@
 """The judge of each step: raises AssertionError, which says what differs. Each has an oracle of its own."""
 
+import copy
 import itertools
 import math
 from pathlib import Path
@@ -7,26 +8,39 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import nn
 
 import minibert
 from minibert.model import Layer
 
-GOLDEN = Path(__file__).parent.parent / "tests" / "golden" / "tiny" / "model.safetensors"
+GOLDEN = Path(__file__).parent.parent / "tests" / "golden" / "tiny"
+
+
+def is_tensor(found, shape: tuple[int, ...], what: str) -> None:
+    assert isinstance(found, torch.Tensor), f"{what}: a {type(found).__name__}, expected a tensor"
+    assert found.shape == shape, f"{what}: shape {tuple(found.shape)}, expected {tuple(shape)}"
+    assert not found.isnan().any(), f"{what}: NaN, not a number, somewhere; a softmax of nothing but -inf gives that"
 
 
 def close(found, expected, what: str) -> None:
-    assert isinstance(found, torch.Tensor), f"{what}: a {type(found).__name__}, expected a tensor"
-    assert found.shape == expected.shape, f"{what}: shape {tuple(found.shape)}, expected {tuple(expected.shape)}"
+    is_tensor(found, expected.shape, what)
     worst = float((found - expected).detach().abs().max())
     assert worst < 1e-4, f"{what}: differs by up to {worst:.3g}"
 
 
 def attention(yours) -> None:
-    """PyTorch's own scaled_dot_product_attention."""
-    q, k, v = torch.randn(3, 2, 3, 7, 5).unbind(0)
+    """PyTorch's own scaled_dot_product_attention. With the identity as v the weights themselves come back."""
+    q, k, v = *torch.randn(2, 2, 3, 7, 7).unbind(0), torch.eye(7).expand(2, 3, 7, 7)
     mask = (torch.arange(7) < torch.tensor([[7], [4]]))[:, None, None, :]
+    weights = yours(q, k, v, mask)
+    is_tensor(weights, q.shape, "the weights")
+    masked = float(weights[~mask.expand_as(weights)].abs().max())
+    assert not masked, f"a masked key has the weight {masked:.2g}, expected 0 exactly"
+    close(weights.sum(-1), torch.ones(2, 3, 7), "the sum of a query's weights over the keys, expected 1")
+    unscaled = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
+    assert not torch.allclose(weights, unscaled, atol=1e-4), "the scores are not divided by sqrt(D)"
+    q, k, v = torch.randn(3, 2, 3, 7, 5).unbind(0)
     close(yours(q, k, v, torch.ones_like(mask)), F.scaled_dot_product_attention(q, k, v), "without padding")
     close(yours(q, k, v, mask), F.scaled_dot_product_attention(q, k, v, attn_mask=mask), "with padding")
     half = yours(q.half(), k.half(), v.half(), mask)
@@ -34,15 +48,29 @@ def attention(yours) -> None:
 
 
 def encoder_layer(yours) -> None:
-    """PyTorch's nn.TransformerEncoderLayer with the same weights."""
+    """PyTorch's nn.TransformerEncoderLayer with the same weights; first with one half of the layer adding nothing."""
     sizes = {"hidden_size": 15, "num_attention_heads": 3, "intermediate_size": 22, "layer_norm_eps": 1e-5}
-    config = minibert.BertConfig(vocab_size=9, max_position_embeddings=7, num_hidden_layers=1, **sizes).with_dropout(
-        0.0
-    )
-    layer = Layer(config).eval()
+    config = minibert.BertConfig(vocab_size=9, max_position_embeddings=7, num_hidden_layers=1, **sizes)
+    layer = Layer(config.with_dropout(0.0)).eval()
     for parameter in layer.parameters():
         nn.init.normal_(parameter, std=0.5)
-    theirs = nn.TransformerEncoderLayer(15, 3, 22, dropout=0.0, activation="gelu", batch_first=True).eval()
+    x, there = torch.randn(2, 7, 15), torch.arange(7) < torch.tensor([[7], [4]])
+    halves = (("output", "with an MLP that adds nothing"), ("attention_output", "with attention that adds nothing"))
+    for silent, what in (*halves, (None, "the output")):
+        changed = copy.deepcopy(layer)
+        for parameter in changed.get_submodule(silent).parameters() if silent else ():
+            nn.init.zeros_(parameter)
+        with torch.no_grad():
+            found = yours(changed, x, there[:, None, None, :])
+            expected = torch_layer(changed)(x, src_key_padding_mask=~there)
+        is_tensor(found, x.shape, what)
+        close(found[there], expected[there], what)
+
+
+def torch_layer(layer: Layer) -> nn.TransformerEncoderLayer:
+    """PyTorch's own layer with the weights of ours."""
+    H, I = layer.output.out_features, layer.output.in_features
+    theirs = nn.TransformerEncoderLayer(H, layer.num_heads, I, 0.0, "gelu", batch_first=True).eval()
     state = {"self_attn.out_proj": layer.attention_output, "linear1": layer.intermediate, "linear2": layer.output}
     state |= {"norm1": layer.attention_norm, "norm2": layer.output_norm}
     with torch.no_grad():
@@ -51,49 +79,54 @@ def encoder_layer(yours) -> None:
         for kind in ("weight", "bias"):
             joined = torch.cat([getattr(part, kind) for part in (layer.query, layer.key, layer.value)])
             getattr(theirs.self_attn, f"in_proj_{kind}").copy_(joined)
-        x, there = torch.randn(2, 7, 15), torch.arange(7) < torch.tensor([[7], [4]])
-        found = yours(layer, x, there[:, None, None, :])
-        expected = theirs(x, src_key_padding_mask=~there)
-    assert found is not None and found.shape == x.shape, f"the output has to be of shape {tuple(x.shape)}"
-    close(found[there], expected[there], "the output")
+    return theirs
 
 
 def checkpoint_names(yours) -> None:
-    """The names in a checkpoint that transformers wrote, and those of our model's parts."""
-    with safe_open(GOLDEN, framework="pt") as file:
-        theirs = {key.rpartition(".")[0] for key in file.keys()}  # noqa: SIM118
-    config = minibert.load_pretrained(GOLDEN.parent).config
-    parts = minibert.BertForQuestionAnswering(config).named_modules()
-    ours = {name for name, part in parts if list(part.parameters(recurse=False))}
-    found = yours(config.num_hidden_layers)
-    assert found.keys() == ours, f"as our names, missing or too many: {sorted(found.keys() ^ ours)[:3]}"
-    wrong = set(found.values()) ^ {name for name in theirs if "pooler" not in name}
-    assert not wrong, f"as the checkpoint's names, missing or too many: {sorted(wrong)[:3]}"
-    pairs = {"bert.layers.0.attention_output": "bert.encoder.layer.0.attention.output.dense"}
-    pairs |= {"bert.layers.1.output": "bert.encoder.layer.1.output.dense"}
-    for name, expected in pairs.items():
-        assert found[name] == expected, f"{name} -> {found[name]}, expected {expected}"
+    """A checkpoint that transformers wrote: under each name has to be the tensor that our part has once loaded."""
+    model = minibert.load_pretrained(GOLDEN)
+    found = yours(model.config.num_hidden_layers)
+    assert isinstance(found, dict), f"a {type(found).__name__}, expected a dictionary"
+    parts = {n: p for n, p in model.named_modules() if list(p.parameters(recurse=False))}
+    tensors = load_file(GOLDEN / "model.safetensors")
+    theirs = {key.rpartition(".")[0] for key in tensors if "pooler" not in key}
+    sides = ("our names", set(found), set(parts)), ("the checkpoint's names", set(found.values()), theirs)
+    for side, has, expected in sides:
+        assert not expected - has, f"of {side} these are missing: {sorted(expected - has)[:3]}"
+        assert not has - expected, f"of {side} these do not exist: {sorted(has - expected)[:3]}"
+    for name, part in parts.items():
+        same = torch.equal(part.weight, tensors[f"{found[name]}.weight"])
+        assert same, f"{name} -> {found[name]}, but that is another part"
 
 
 def lora_linear(yours) -> None:
-    """The formula, written with one product after the other."""
-    base, x = nn.Linear(5, 4), torch.randn(3, 7, 5)
-    before = base(x)
-    layer = yours(base, 2, 6.0)
-    close(layer(x), before, "at the start, where B is zero")
-    assert layer.lora_A.abs().sum() > 0, "A is zero at the start, like B: then no gradient reaches either"
-    W = base.weight.detach().clone()
-    with torch.no_grad():
-        layer.lora_B.normal_()
-        expected = before + 3.0 * (layer.lora_B @ (layer.lora_A @ x[..., None]))[..., 0]
-    close(layer(x), expected, "with B no longer zero")
-    layer.merge()
-    layer.merge()
-    close(layer(x), expected, "after merging twice (the second time changes nothing)")
-    close(base.weight, W + 3.0 * layer.lora_B @ layer.lora_A, "W after merging")
-    layer.unmerge()
-    close(layer(x), expected, "after unmerging")
-    assert torch.equal(base.weight, W), "unmerging does not restore W to the last bit"
+    """The formula, written with one product after the other, and its gradients by autograd."""
+    for bias in (True, False):
+        base, x = nn.Linear(5, 4, bias=bias), torch.randn(3, 7, 5)
+        before, W = base(x).detach(), base.weight.detach().clone()
+        layer = yours(base, 2, 6.0)
+        trains = sorted(name for name, parameter in layer.named_parameters() if parameter.requires_grad)
+        assert trains == ["lora_A", "lora_B"], f"what trains is {trains}, expected lora_A and lora_B, nn.Parameters"
+        assert not layer.lora_B.any(), "lora_B is not zero at the start"
+        assert layer.lora_A.any(), "A is zero at the start, like B: then no gradient reaches either"
+        close(layer(x), before, "at the start, where B is zero")
+        nn.init.normal_(layer.lora_B)
+        A, B = layer.lora_A, layer.lora_B
+        expected = before + 3.0 * (B @ (A @ x[..., None]))[..., 0]
+        close(layer(x), expected, "with B no longer zero")
+        assert layer(x).requires_grad, "no gradient reaches lora_A and lora_B"
+        gradients = torch.autograd.grad(expected.square().sum(), (A, B))
+        found = torch.autograd.grad(layer(x).square().sum(), (A, B), allow_unused=True)
+        for name, mine, right in zip(("lora_A", "lora_B"), found, gradients, strict=True):
+            close(mine, right, f"the gradient of {name}")
+        expected = expected.detach()
+        layer.merge()
+        layer.merge()
+        close(layer(x), expected, "after merging twice (the second time changes nothing)")
+        close(base.weight, W + 3.0 * B @ A, "W after merging")
+        layer.unmerge()
+        close(layer(x), expected, "after unmerging")
+        assert torch.equal(base.weight, W), "unmerging does not restore W to the last bit"
 
 
 def char_to_token_span(yours) -> None:

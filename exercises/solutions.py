@@ -11,7 +11,6 @@ from squad.align import char_to_token_span
 from squad.metrics import exact_match, f1_score
 from squad.windowing import cut
 
-LoRALinear = lora.LoRALinear
 span_loss = squad.span_loss
 
 __all__ = [
@@ -26,6 +25,11 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
 
 def encoder_layer(layer: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
     return Layer.forward(layer, x, mask)
+
+
+class LoRALinear(lora.LoRALinear):
+    def __init__(self, base: nn.Linear, rank: int, alpha: float):
+        super().__init__(base.requires_grad_(False), rank, alpha)  # in the library add_lora() freezes the whole model
 
 
 def checkpoint_names(num_layers: int) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """exercises/: every stub fails, every solution passes, near misses are told apart, and each famous bug is noticed."""
 
+import copy
 import math
 
 import numpy as np
@@ -29,38 +30,125 @@ def with_large_number(q, k, v, mask):
     return scores.masked_fill(~mask, -1e4 if q.dtype == torch.half else -1.0).softmax(-1) @ v
 
 
-NEAR_MISSES = {
-    "attention": (with_large_number, "with padding: differs by up to"),
-    "windows": (lambda q, n, length, overlap: [(0, min(n, length - q))], "expected [(0, 7), (7, 8)]"),
-    "span_loss": (lambda s, e, i, j, mask: solutions.span_loss(s, e, i, j, torch.ones_like(mask)), "differs by up to"),
-    "best_span": (lambda s, e, mask, most: (0.0, int(s.argmax()), int(e.argmax())), "expected (1, 1)"),
-    "best_threshold": (lambda odds, f1, has_answer: np.inf, "mean F1"),
-    "scores": (lambda gold, predicted: (float(gold == predicted), 0.0), "gold 'the Normans'"),
-    "char_to_token_span": (lambda offsets, start, end: (0, len(offsets) - 1), "expected"),
-    "checkpoint_names": (lambda layers: {}, "missing or too many"),
-    "encoder_layer": (lambda layer, x, mask: x, "the output: differs by up to"),
-}
+def with_softmax_over_queries(q, k, v, mask):
+    scores = (q @ k.transpose(2, 3) / math.sqrt(q.size(-1))).masked_fill(~mask, -math.inf)
+    return scores.softmax(2).nan_to_num() @ v
 
 
-@pytest.mark.parametrize("name", NEAR_MISSES)
-def test_the_judge_says_what_differs(name, monkeypatch, capsys):
-    step = next(step for step, (called, _) in STEPS.items() if called == name)
-    wrong, message = NEAR_MISSES[name]
+def normalised_first(layer, x, mask):
+    q, k, v = (
+        project(layer.attention_norm(x)).unflatten(-1, (layer.num_heads, -1)).transpose(1, 2)
+        for project in (layer.query, layer.key, layer.value)
+    )
+    a = solutions.attention(q, k, v, mask).transpose(1, 2).flatten(2)
+    x = x + layer.attention_output(a)
+    return x + layer.output(layer.activation(layer.intermediate(layer.output_norm(x))))
+
+
+def without_gelu(layer, x, mask):
+    layer = copy.deepcopy(layer)
+    layer.activation = torch.relu
+    return solutions.encoder_layer(layer, x, mask)
+
+
+def swapped(one, other):
+    """The right table, but for two parts whose checkpoint names have changed places."""
+
+    def names(layers):
+        table = solutions.checkpoint_names(layers)
+        return table | {one: table[other], other: table[one]}
+
+    return names
+
+
+class MergesTwice(solutions.LoRALinear):
+    def merge(self):
+        self._unmerged_weight = None
+        super().merge()
+
+
+class TrainsTheBase(solutions.LoRALinear):
+    def __init__(self, base, rank, alpha):
+        super().__init__(base, rank, alpha)
+        base.requires_grad_(True)
+
+
+class PlainTensors(solutions.LoRALinear):
+    def __init__(self, base, rank, alpha):
+        super().__init__(base, rank, alpha)
+        A, B = self.lora_A.detach(), self.lora_B.detach()
+        del self.lora_A, self.lora_B
+        self.lora_A, self.lora_B = A, B
+
+
+class DetachedUpdate(solutions.LoRALinear):
+    def forward(self, x):
+        return self.base(x) + (super().forward(x) - self.base(x)).detach()
+
+
+class RandomB(solutions.LoRALinear):
+    def __init__(self, base, rank, alpha):
+        super().__init__(base, rank, alpha)
+        torch.nn.init.normal_(self.lora_B)
+        torch.nn.init.zeros_(self.lora_A)
+
+
+class NeedsBias(solutions.LoRALinear):
+    def forward(self, x):
+        return super().forward(x) + 0 * self.base.bias
+
+
+NEAR_MISSES = [
+    ("attention", with_large_number, "a masked key has the weight 0."),
+    ("attention", lambda q, k, v, m: solutions.attention(q, k, v, m) * 1.01, "over the keys, expected 1"),
+    ("attention", with_softmax_over_queries, "over the keys, expected 1"),
+    ("attention", lambda q, k, v, m: solutions.attention(q * q.size(-1) ** 0.5, k, v, m), "not divided by sqrt(D)"),
+    ("attention", lambda q, k, v, m: solutions.attention(q, k, v, ~m), "a softmax of nothing but -inf"),
+    ("encoder_layer", lambda layer, x, mask: x, "with an MLP that adds nothing: differs by up to"),
+    ("encoder_layer", normalised_first, "with an MLP that adds nothing: differs by up to"),
+    ("encoder_layer", without_gelu, "with attention that adds nothing: differs by up to"),
+    ("encoder_layer", lambda layer, x, mask: None, "a NoneType, expected a tensor"),
+    ("checkpoint_names", lambda layers: {}, "of our names these are missing: ['bert.embeddings.norm'"),
+    ("checkpoint_names", lambda layers: solutions.checkpoint_names(layers + 1), "these do not exist: ['bert.layers.2"),
+    ("checkpoint_names", lambda layers: None, "a NoneType, expected a dictionary"),
+    ("checkpoint_names", swapped("bert.layers.1.query", "bert.layers.1.key"), "self.key, but that is another part"),
+    ("checkpoint_names", swapped("bert.layers.0.attention_norm", "bert.layers.0.output_norm"), "that is another part"),
+    ("LoRALinear", MergesTwice, "after merging twice"),
+    ("LoRALinear", TrainsTheBase, "what trains is ['base.bias', 'base.weight', 'lora_A', 'lora_B']"),
+    ("LoRALinear", PlainTensors, "what trains is []"),
+    ("LoRALinear", DetachedUpdate, "no gradient reaches lora_A and lora_B"),
+    ("LoRALinear", RandomB, "lora_B is not zero at the start"),
+    ("char_to_token_span", lambda offsets, start, end: (0, len(offsets) - 1), "expected"),
+    ("windows", lambda q, n, length, overlap: [(0, min(n, length - q))], "expected [(0, 7), (7, 8)]"),
+    ("span_loss", lambda s, e, i, j, mask: solutions.span_loss(s, e, i, j, torch.ones_like(mask)), "differs by up to"),
+    ("best_span", lambda s, e, mask, most: (0.0, int(s.argmax()), int(e.argmax())), "expected (1, 1)"),
+    ("best_threshold", lambda odds, f1, has_answer: np.inf, "mean F1"),
+    ("scores", lambda gold, predicted: (float(gold == predicted), 0.0), "gold 'the Normans'"),
+]
+
+
+@pytest.mark.parametrize(("name", "wrong", "message"), NEAR_MISSES)
+def test_the_judge_says_what_differs(name, wrong, message, monkeypatch, capsys):
     monkeypatch.setattr(yours, name, wrong)
-    assert exercises.main([str(step)]) == 1
+    assert exercises.main([step_of(name)]) == 1
     out = capsys.readouterr().out
     assert "not yet: " in out and message in out
 
 
-def test_an_update_that_merges_twice_is_caught(monkeypatch, capsys):
-    class Twice(solutions.LoRALinear):
-        def merge(self):
-            self._unmerged_weight = None
-            super().merge()
+def step_of(name):
+    return next(str(step) for step, (called, _) in STEPS.items() if called == name)
 
-    monkeypatch.setattr(yours, "LoRALinear", Twice)
+
+def test_an_update_of_a_layer_without_bias_is_judged_too(monkeypatch, capsys):
+    monkeypatch.setattr(yours, "LoRALinear", NeedsBias)
     assert exercises.main(["4"]) == 1
-    assert "after merging twice" in capsys.readouterr().out
+    assert "TypeError" in capsys.readouterr().out
+
+
+def test_a_step_that_calls_one_not_written_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(yours, "encoder_layer", lambda layer, x, mask: yours.attention(x, x, x, mask))
+    assert exercises.main(["2"]) == 1
+    assert "it calls attention, step 1, which is not written yet" in capsys.readouterr().out
 
 
 def test_code_that_fails_shows_where(monkeypatch, capsys):
