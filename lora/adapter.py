@@ -41,7 +41,7 @@ class AdapterError(ValueError):
 def save_adapter(
     model: nn.Module,
     folder: str | Path,
-    names: Mapping[str, str],
+    names: Mapping[str, str] | None = None,
     task_type: str | None = None,
     base_model: str | None = None,
     revision: str = "",
@@ -50,17 +50,27 @@ def save_adapter(
     """Write what trains (`requires_grad`) as a PEFT adapter.
 
     Args:
-        names: our module names -> those of the base checkpoint (`minibert.checkpoint_names(config)`).
+        names: our module names -> those of the base checkpoint (`minibert.checkpoint_names(config)`); None: the same.
         task_type: PEFT's name for the task, such as QUESTION_ANS; it decides what PEFT wraps around the base.
         base_model, revision: of the base, kept in the file for whoever loads it.
         fan_in_fan_out: whether the base checkpoint stores the adapted matrices as (in, out), as GPT-2's do: PEFT must
             know it to merge.
-    Raises ValueError when the model has no LoRA layers.
+    Raises ValueError when the model has no LoRA layers, some of them do not train, or what trains is not in names.
     """
     layers = dict(lora_layers(model))
     if not layers:
         raise ValueError("the model has no LoRA layers: add_lora() first, or save the whole model")
     trained = {key: parameter for key, parameter in model.named_parameters() if parameter.requires_grad}
+    for name in layers:
+        if not {f"{name}.lora_A", f"{name}.lora_B"} <= trained.keys():
+            raise ValueError(
+                f"the update of {name} does not train, and only what trains is saved: lora.freeze(model, head) "
+                "makes all updates and the head train, and nothing else"
+            )
+    names = _same_names(model) if names is None else names
+    unnamed = [key for key in trained if key.rpartition(".")[0] not in names]
+    if unnamed:
+        raise ValueError(f"{unnamed[0]} trains, but names has no name of the base checkpoint for its module")
     state = {PREFIX + _stored_key(key, names): p.detach().cpu().contiguous() for key, p in trained.items()}
     in_full = {key.rpartition(".")[0] for key in trained} - layers.keys()
     config = {
@@ -100,7 +110,9 @@ def _layer_fields(layers: Mapping[str, LoRALinear], names: Mapping[str, str]) ->
     }
 
 
-def load_adapter(model: nn.Module, folder: str | Path, names: Mapping[str, str], head: str | None = None) -> list[str]:
+def load_adapter(
+    model: nn.Module, folder: str | Path, names: Mapping[str, str] | None = None, head: str | None = None
+) -> list[str]:
     """Wrap the layers that a PEFT adapter adapts, load it and freeze the rest, as add_lora() does.
 
     Args: names: as for `save_adapter`. head: as for `add_lora`. The model must be the adapter's base, without LoRA
@@ -111,6 +123,7 @@ def load_adapter(model: nn.Module, folder: str | Path, names: Mapping[str, str],
     """
     config, state = _read(Path(folder))
     _check_supported(config)
+    names = _same_names(model) if names is None else names
     ours = {stored: name for name, stored in names.items()}
     modules = dict(model.named_modules())
     pairs, in_full = _sort_tensors(state, ours, modules)
@@ -230,6 +243,10 @@ def _check_shape(name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:
             f"adapter: {name} is {tuple(tensor.shape)}, this model needs {tuple(expected)}: "
             "it was made for another base model"
         )
+
+
+def _same_names(model: nn.Module) -> dict[str, str]:
+    return {name: name for name, _ in model.named_modules()}
 
 
 def _stored_key(key: str, names: Mapping[str, str]) -> str:

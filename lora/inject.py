@@ -26,9 +26,12 @@ def add_lora(
         head: the module that starts from random weights and so is trained in full beside the adapters, such as
             `qa_outputs`; None when there is none.
     Returns the dotted names of the wrapped layers.
-    Raises ValueError when a name matches no linear layer (the message lists those there are), and for a rank above the
-    smaller side of a layer; AttributeError when there is no module called `head`.
+    Raises ValueError when a name matches no linear layer (the message lists those there are), for a rank above the
+    smaller side of a layer, and when the model has LoRA layers already; AttributeError when there is no module called
+    `head`.
     """
+    if any(lora_layers(model)):
+        raise ValueError("the model has LoRA layers already: remove_lora() first, or load the model anew")
     if head is not None:
         model.get_submodule(head)
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
@@ -41,6 +44,11 @@ def add_lora(
             there = ", ".join(sorted({name.rpartition(".")[2] for name in linears})) or "none"
             raise ValueError(f"LoRA target {target!r} matches no linear layer; there are {there} (or give all)")
     wrapped = [name for name in linears if any(_matches(name, target) for target in names)]
+    if not wrapped or "" in wrapped:
+        kind = type(model).__name__
+        raise ValueError(
+            f"a {kind} holds no linear layers to wrap (one that is itself the model is LoRALinear's to wrap)"
+        )
     smallest, where = min((min(model.get_submodule(name).weight.shape), name) for name in wrapped)
     if rank > smallest:
         raise ValueError(f"LoRA rank is {rank}, expected at most {smallest}, the smaller side of {where}")
@@ -98,10 +106,10 @@ def unmerge(model: nn.Module) -> None:
         layer.unmerge()
 
 
-def remove_lora(model: nn.Module) -> None:
-    """Merge every update into its base and put the plain linear layers back."""
+def remove_lora(model: nn.Module, keep: bool = True) -> None:
+    """Put the plain linear layers back, each with its update merged in; keep=False: as they were without it."""
     for name, layer in list(lora_layers(model)):
-        layer.merge()
+        layer.merge() if keep else layer.unmerge()
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, layer.base)
 

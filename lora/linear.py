@@ -57,6 +57,18 @@ class LoRALinear(nn.Module):
         return lora_linear(x, W, b, s * A, B, getattr(self.base, "products", None))
 
     @property
+    def weight(self) -> Tensor:
+        """W + s B A, (out, in), with gradients for A and B: for modules that read a layer's weight, not call it.
+
+        nn.MultiheadAttention does, and nn.TransformerEncoderLayer in eval mode. Dropout of the update is left out.
+        """
+        return self.base.weight if self.merged else self.base.weight + self.scale * (self.lora_B @ self.lora_A)
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.base.bias
+
+    @property
     def merged(self) -> bool:
         return self._unmerged_weight is not None
 

@@ -117,7 +117,10 @@ def _named_tensors(model: Bert | BertForQuestionAnswering, names: dict[str, str]
     for key, tensor in model.state_dict(keep_vars=True).items():
         module, _, parameter = key.rpartition(".")
         if module not in names:
-            raise ValueError(f"{key} is not a parameter of a plain {type(model).__name__}: merge adapters first")
+            raise ValueError(
+                f"{key} is not a parameter of a plain {type(model).__name__}; if it is LoRA's, lora.remove_lora(model) "
+                "merges the updates and takes their layers out"
+            )
         tensors[f"{names[module]}.{parameter}"] = tensor
     return tensors
 

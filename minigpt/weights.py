@@ -87,6 +87,9 @@ def stored_tensors(model: GPT2LMHead) -> dict[str, Tensor]:
         if key == HEAD:
             continue
         if key.rpartition(".")[0] not in checkpoint_names(model.config):
-            raise ValueError(f"{key} is not a parameter of a plain {type(model).__name__}: merge adapters first")
+            raise ValueError(
+                f"{key} is not a parameter of a plain {type(model).__name__}; if it is LoRA's, lora.remove_lora(model) "
+                "merges the updates and takes their layers out"
+            )
         tensors[key] = tensor.T if key.endswith(TRANSPOSED) else tensor
     return tensors

@@ -24,8 +24,8 @@ class CheckpointError(ValueError):
 
 
 def json_type(value: object) -> str:
-    """What a value read from JSON is, in words: "a list", "text"."""
-    return JSON_TYPES[type(value)]
+    """What a value is, in JSON's words where it has one: "a list", "text"."""
+    return JSON_TYPES.get(type(value), f"a Python {type(value).__name__}")
 
 
 def parse_object(raw: bytes | str, where: str, error: type[ValueError] = ValueError) -> dict:

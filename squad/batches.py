@@ -26,8 +26,9 @@ class Batch(NamedTuple):
         B, T = self.input_ids.shape
         return f"a batch of {B} windows of {T} tokens"
 
-    def to(self, device: torch.device) -> "Batch":
+    def to(self, device: torch.device | str) -> "Batch":
         """Copy to a device. Copies to a GPU come from pinned memory, so that the CPU does not wait for them."""
+        device = torch.device(device)
         pinned = (tensor.pin_memory() for tensor in self) if device.type == "cuda" else self
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in pinned))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from minihub import write_json
 from squad.calibration import calibrate
 from squad.causes import left_alone
-from squad.examples import Example
+from squad.examples import DataError, Example
 from squad.metrics import (
     bootstrap_interval,
     cross_fitted_answers,
@@ -47,6 +47,8 @@ def evaluate(
     """Every figure of one evaluation.
 
     Args:
+        predictions: for each example, of always answering, with the n-best list that calibration needs. For another
+            system's answers see `official_metrics`, and `cross_fitted_answers` in squad.metrics where it gives odds.
         threshold, temperature, best_bonus: those to use, chosen elsewhere; None: the best on these very examples.
         scoring: how answers are compared; its name and language are kept under `scoring` and `language`.
         compared: further scorings, whose EM and F1 of the same answers are added under `scorings`, by name.
@@ -61,7 +63,9 @@ def evaluate(
     calibration: temperature, bonus and expected calibration error, see `calibrate`.
     prior: the share of questions with an answer, `null_scale` and `coverage`, for other shares; when tuned here.
     causes: see `left_alone`; of the cross-fitted answers where there are some.
+    Raises DataError when an example has no prediction.
     """
+    _check_complete(examples, predictions)
     answers, odds, normalize = predictions.answers, predictions.null_odds, scoring.normalize
     tuned_here, mixed = threshold is None, not all(example.answers for example in examples)
     if tuned_here:
@@ -90,6 +94,15 @@ def evaluate(
         same = chosen if mixed else answers
         result["scorings"] = {other.name: _compare(examples, same, other) for other in compared}
     return result
+
+
+def _check_complete(examples: Sequence[Example], predictions: Predictions) -> None:
+    for name in ("answers", "null_odds", "nbest"):
+        missing = [example.id for example in examples if example.id not in getattr(predictions, name)]
+        if missing:
+            raise DataError(
+                f"{len(missing)} of {len(examples)} questions have no prediction: {missing[0]} is not in {name}"
+            )
 
 
 def _best_threshold(examples: Sequence[Example], predictions: Predictions, normalize: Normalize, mixed: bool) -> float:

@@ -44,9 +44,9 @@ class Example:
 
 
 def read_examples(
-    path: str | Path, on_bad: Callable[[DataError], None] | None = None, need_answers: bool = True
+    source: str | Path | dict, on_bad: Callable[[DataError], None] | None = None, need_answers: bool = True
 ) -> list[Example]:
-    """Read a SQuAD file (.json or .json.gz) into examples, in file order.
+    """Read a SQuAD file (.json or .json.gz), or what it holds as a dict, into examples, in file order.
 
     An answer must be the slice of its context that starts at `answer_start`. An id that occurs twice is an error, and
     so is a question whose is_impossible contradicts its answers.
@@ -57,8 +57,8 @@ def read_examples(
         need_answers: False reads only ids, questions and contexts, as for a test set without gold answers.
     Raises DataError when the file, or (without on_bad) a question in it, is malformed.
     """
-    path, examples, seen = Path(path), [], set()
-    for qa, context, title, where in _questions(path):
+    examples, seen = [], set()
+    for qa, context, title, where in _questions(source):
         try:
             example = _example(qa, context, title, where, need_answers)
             if example.id in seen:
@@ -73,9 +73,11 @@ def read_examples(
     return examples
 
 
-def _questions(path: Path) -> Iterator[tuple[object, str, str, str]]:
+def _questions(source: str | Path | dict) -> Iterator[tuple[object, str, str, str]]:
     """Every question of the file as it is there, with its context, its article's title, and how an error begins."""
-    for number, article in enumerate(_load(path)):
+    path = "the dict" if isinstance(source, dict) else source
+    articles = _field(source, "data", list, path) if isinstance(source, dict) else _load(Path(source))
+    for number, article in enumerate(articles):
         title = article.get("title", f"article {number}") if isinstance(article, dict) else f"article {number}"
         where = f"{path}: article {str(title)[:60]!r}"
         _check_text(str(title), f"{where}: its title")

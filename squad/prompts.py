@@ -19,6 +19,7 @@ from torch import Tensor
 
 from squad.align import char_to_token_span
 from squad.examples import DataError, Example
+from squad.windowing import check_tokenizer
 
 QUESTION = "\n\nQuestion: {}\nAnswer:"
 IGNORED = -100  # a label that the loss leaves out; the number is PyTorch's custom
@@ -71,6 +72,7 @@ def make_prompts(
         silence: what stands for "the text does not say" in training; "" is eos at once.
     Raises DataError when a question, with its answer or the room for it, is longer than max_length alone.
     """
+    check_tokenizer(tokenizer)
     contexts = {example.context: None for example in examples}
     encoded = tokenizer.encode_batch(list(contexts), add_special_tokens=False)
     contexts = dict(zip(contexts, encoded, strict=True))

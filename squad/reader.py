@@ -27,7 +27,7 @@ class Reader:
     """Answers questions about texts of any length with spans of them, or with "" when the text has no answer.
 
     reader(question="Who is Vin?", context="Vin is a Mistborn.") ->
-        {"score": 0.9, "start": 7, "end": 17, "answer": "a Mistborn", "null_margin": -3.1}
+        {"score": 0.59, "start": 7, "end": 17, "answer": "a Mistborn", "null_margin": -1.0}
 
     Args:
         model: called as model(input_ids, token_type_ids, attention_mask), each (B, T); returns start and end logits,
@@ -217,11 +217,12 @@ def settings_of(metrics: dict) -> dict[str, float]:
     return settings
 
 
-def read_settings(path: Path) -> dict[str, float | int]:
+def read_settings(path: str | Path) -> dict[str, float | int]:
     """The settings that a model was saved with (qa.json), as arguments of a Reader; {} when there is no such file.
 
     Raises DataError when the file is not a JSON object of numbers.
     """
+    path = Path(path)
     if not path.is_file():
         return {}
     content = read_object(path, DataError)

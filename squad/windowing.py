@@ -52,8 +52,9 @@ def make_windows(
 
     Args: tokenizer: without truncation or padding of its own. progress: wraps the loop (tqdm, say).
     Raises ValueError when windows of `max_length` leave no room to step forward, DataError when the tokenizer has
-    neither BERT's nor RoBERTa's special tokens or fails on a text.
+    neither BERT's nor RoBERTa's special tokens or fails on a text, and what `check_tokenizer` does.
     """
+    check_tokenizer(tokenizer)
     if max_question_tokens < 1:
         raise ValueError(f"max question tokens is {max_question_tokens}, expected at least 1")
     template = find_template(tokenizer)
@@ -78,6 +79,19 @@ def make_windows(
         questions, contexts, offsets, context_index, example_index, begin, end, *labels, max_length, *ids,
         template.separators,
     )  # fmt: skip
+
+
+def check_tokenizer(tokenizer: Tokenizer) -> None:
+    """Raise TypeError when it is not of the tokenizers package, ValueError when it truncates or pads.
+
+    It would do so to texts before they are cut into windows, and answers beyond would become "no answer".
+    """
+    if not isinstance(tokenizer, Tokenizer):
+        kind = f"{type(tokenizer).__module__}.{type(tokenizer).__name__}"
+        raise TypeError(f"the tokenizer is a {kind}, expected a tokenizers.Tokenizer, as load_tokenizer() returns")
+    for what, off in (("truncation", "no_truncation"), ("padding", "no_padding")):
+        if getattr(tokenizer, what) is not None:
+            raise ValueError(f"the tokenizer has {what} switched on, which would change texts: call its {off}() first")
 
 
 def find_template(tokenizer: Tokenizer) -> Template:

@@ -166,6 +166,38 @@ def test_saving_without_adapters_is_an_error(tiny, names, tmp_path):
         lora.save_adapter(tiny, tmp_path, names)
 
 
+def test_saving_updates_that_do_not_train_is_an_error(tiny, names, tmp_path):
+    model = adapted(tiny)
+    model.requires_grad_(False)
+    with pytest.raises(
+        ValueError, match=r"update of bert\.layers\.0\.query does not train, and only what trains is saved"
+    ):
+        lora.save_adapter(model, tmp_path, names)
+    assert not list(tmp_path.iterdir())
+    lora.freeze(model, HEAD)
+    lora.save_adapter(model, tmp_path, names)
+    assert lora.load_adapter(minibert.load_pretrained(GOLDEN / "tiny"), tmp_path, names, HEAD)
+
+
+def test_a_module_of_ones_own_needs_no_names(inputs, tmp_path):
+    """A BERT with a layer more, which trains too."""
+
+    def own():
+        model = minibert.load_pretrained(GOLDEN / "tiny")
+        model.add_module("extra", nn.Linear(3, 2))
+        return model
+
+    model = adapted(own())
+    nn.init.ones_(model.extra.weight.requires_grad_(True))
+    with pytest.raises(ValueError, match=r"extra\.weight trains, but names has no name"):
+        lora.save_adapter(model, tmp_path, minibert.checkpoint_names(model.config))
+    lora.save_adapter(model, tmp_path)
+    again = own()
+    lora.load_adapter(again, tmp_path, head=HEAD)
+    assert torch.equal(logits(again.eval(), inputs), logits(model, inputs))
+    assert torch.equal(again.extra.weight, model.extra.weight)
+
+
 # ------------------------------------------------------------------------------- properties of round trips
 
 

@@ -54,6 +54,16 @@ def test_gzip_and_version_1_are_the_same(tmp_path):
     assert read_examples(write(tmp_path / "old.json", old)) == plain
 
 
+def test_a_dict_is_read_and_checked_as_a_file(tmp_path):
+    assert read_examples(GOOD) == read_examples(write(tmp_path / "x.json", GOOD))
+    wrong = copy.deepcopy(GOOD)
+    wrong["data"][0]["paragraphs"][0]["qas"][0]["answers"] = ({"text": "a Mistborn", "answer_start": 7},)
+    with pytest.raises(
+        DataError, match=r"the dict: article 'Vin', question a: 'answers' is a Python tuple, expected a list"
+    ):
+        read_examples(wrong)
+
+
 @pytest.mark.parametrize(("name", "total", "unanswerable"), [("train", 11_960, 4833), ("dev", 1323, 665)])
 def test_the_excerpts_are_what_their_readme_says(name, total, unanswerable):
     examples = read_examples(DATA / f"{name}.json.gz")

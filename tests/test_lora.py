@@ -154,11 +154,45 @@ def test_remove_lora_leaves_a_plain_model_that_saves(model, inputs, tmp_path):
     add_lora(model, 3, 6)
     shake(model)
     before = logits(model, inputs)
-    with pytest.raises(ValueError, match="merge adapters first"):
+    lora.merge(model)
+    with pytest.raises(ValueError, match=r"lora\.remove_lora\(model\) merges the updates"):
         minibert.save_pretrained(model, tmp_path)
     lora.remove_lora(model)
     minibert.save_pretrained(model, tmp_path)
     torch.testing.assert_close(logits(minibert.load_pretrained(tmp_path), inputs), before, rtol=1e-5, atol=1e-5)
+
+
+def test_lora_taken_out_unmerged_leaves_the_base_for_another(model, inputs):
+    base = logits(model, inputs)
+    add_lora(model, 3, 6)
+    with pytest.raises(ValueError, match="has LoRA layers already"):
+        add_lora(model, 3, 6)
+    shake(model)
+    lora.merge(model)
+    lora.remove_lora(model, keep=False)
+    assert torch.equal(logits(model, inputs), base)
+    add_lora(model, 2, 4)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_modules_that_read_a_layers_weight_see_the_update(training):
+    """PyTorch's own encoder layer, which reads weights where it could call layers, against itself once merged."""
+    theirs = nn.TransformerEncoderLayer(6, 2, 10, dropout=0.0, batch_first=True).train(training)
+    x = torch.randn(3, 7, 6)
+    assert lora.add_lora(theirs, 2, 4) == ["self_attn.out_proj", "linear1", "linear2"]
+    shake(theirs)
+    updated = theirs(x)
+    if training:
+        updated.square().sum().backward()
+        assert all(p.grad.any() for p in theirs.parameters() if p.requires_grad)
+    lora.remove_lora(theirs)
+    torch.testing.assert_close(theirs(x), updated)
+
+
+@pytest.mark.parametrize("model", [nn.Linear(4, 4), nn.LayerNorm(4), nn.Sequential(nn.Embedding(3, 4))])
+def test_a_model_without_linear_layers_in_it_is_told_so(model):
+    with pytest.raises(ValueError, match="holds no linear layers to wrap"):
+        lora.add_lora(model, 2, 4)
 
 
 @pytest.mark.parametrize(

@@ -160,6 +160,15 @@ def test_a_given_threshold_is_used_and_said():
     json.dumps(tuned, allow_nan=False)
 
 
+@pytest.mark.parametrize("name", ["answers", "null_odds", "nbest"])
+def test_evaluating_names_a_question_without_prediction(name):
+    examples = [example(0, True, "a"), example(1, False, "b")]
+    predictions = predicting_x({"0": -1.0, "1": 0.0})
+    del getattr(predictions, name)["1"]
+    with pytest.raises(DataError, match=f"1 of 2 questions have no prediction: 1 is not in {name}"):
+        evaluate(examples, predictions)
+
+
 # ------------------------------------------------------------------------- every question has an answer
 
 

@@ -32,6 +32,8 @@ def test_vocab_txt_gives_the_same_tokens_and_offsets(has_minilm, tmp_path):
     text = "Ünïcode, \u4e2d\u6587 Beyonc\u00e9's \U0001f468 don't\u00a0STOP\r\n supercalifragilistic!"
     a, b = (t.encode(text, add_special_tokens=False) for t in (ours, theirs))
     assert (a.ids, a.offsets) == (b.ids, b.offsets)
+    a, b = (t.encode("Who?", text) for t in (ours, theirs))  # with [CLS] and [SEP]
+    assert (a.tokens, a.type_ids, a.offsets) == (b.tokens, b.type_ids, b.offsets)
 
 
 def test_offsets_index_the_raw_text(tokenizer):

@@ -8,6 +8,7 @@ import pytest
 from helpers import DATA
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 import minibert
 from squad import Answer, collate, forward_passes, make_windows, padding_waste, read_examples, training_batches
@@ -158,6 +159,19 @@ def test_a_context_of_100_000_words(tokenizer):
 def test_windows_that_cannot_step_forward(tokenizer, max_length, overlap):
     with pytest.raises(ValueError, match=rf"window overlap is {overlap}, expected 0 to"):
         make_windows([example()], tokenizer, max_length, overlap, max_question_tokens=64)
+
+
+@pytest.mark.parametrize("what", ["truncation", "padding"])
+def test_a_tokenizer_that_would_change_texts_is_refused(tokenizer, what):
+    changed = Tokenizer.from_str(tokenizer.to_str())
+    changed.enable_truncation(5) if what == "truncation" else changed.enable_padding(length=5)
+    with pytest.raises(ValueError, match=f"the tokenizer has {what} switched on"):
+        make_windows([example()], changed)
+
+
+def test_a_tokenizer_of_another_package_is_refused():
+    with pytest.raises(TypeError, match=r"the tokenizer is a builtins\.object, expected a tokenizers\.Tokenizer"):
+        make_windows([example()], object())
 
 
 # ------------------------------------------------------------------------------------------ batches

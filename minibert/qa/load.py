@@ -83,7 +83,7 @@ def trained_part(folder: Path) -> Path:
     return folder
 
 
-def export(name: str | Path, revision: str, folder: Path, onnx: bool = False) -> str:
+def export(name: str | Path, revision: str, folder: str | Path, onnx: bool = False) -> str:
     """Write a plain checkpoint, an adapter merged in, that transformers can load too, with qa.json beside it.
 
     Args: onnx: write model.onnx too; see `write_onnx`.
@@ -91,6 +91,7 @@ def export(name: str | Path, revision: str, folder: Path, onnx: bool = False) ->
     """
     if onnx:
         check_onnx()
+    folder = Path(folder)
     if folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty, choose another folder to export to")
     model, tokenizer, settings = load_model(name, revision)
