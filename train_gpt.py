@@ -184,7 +184,7 @@ def train_loop(run: Run, resume: bool) -> int:
     options, lengths = run.options, run.train.lengths
     step_size = options.batch_size * options.gradient_accumulation_steps
     batches = functools.cache(lambda epoch: squad.training_batches(lengths, step_size, options.seed, epoch))
-    optimizer = minirun.make_optimizer(run.model, options.weight_decay)
+    optimizer = minirun.make_optimizer(run.model.train(), options.weight_decay)
     scaler = torch.amp.GradScaler(run.device.type, enabled=run.dtype == torch.float16)
     record = minirun.Record(
         run.folder, run.model, optimizer, scaler, run.processes, dataclasses.asdict(options), run.fingerprints, resume,
@@ -193,7 +193,6 @@ def train_loop(run: Run, resume: bool) -> int:
         describe=lambda ids: "the prompts " + ", ".join(map(str, ids)),
     )  # fmt: skip
     print(startup_table(run))
-    run.model.train()
     with record, minirun.catch_stop_signals() as stop:
         if record.evaluation_is_due:
             evaluate_and_save(run, record)
@@ -205,6 +204,8 @@ def train_loop(run: Run, resume: bool) -> int:
             loss, grad_norm = training_step(run, ids, optimizer, scaler, lr)
 
             record.add_step(minirun.Step(step + 1, ids, lr, loss, grad_norm))
+            if step + 1 == 50:
+                lora.check_moved(run.model, f"50 steps at --learning-rate {options.learning_rate:g}")
             if record.is_behind:
                 continue
             if record.evaluation_is_due:

@@ -1,4 +1,4 @@
-"""Studies, each ending in a Markdown table, a JSON file and a plot.
+"""Studies, each ending in a Markdown table, a JSON file and, but for the last, a plot.
 
     python -m experiments ablate           rank x targets x learning rate of LoRA, at equal steps (42 runs)
     python -m experiments compare          LoRA against full fine-tuning, each at its best of three rates (6 runs)

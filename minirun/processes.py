@@ -35,7 +35,7 @@ class Processes:
         """
         if self.size == 1:
             return model
-        return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+        return DistributedDataParallel(model, gradient_as_bucket_view=True)
 
     def gradient_sync(self, model: nn.Module, now: bool) -> contextlib.AbstractContextManager:
         """Context of one forward and backward pass. now: average gradients in it, as the last pass of a step must."""

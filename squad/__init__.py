@@ -1,7 +1,7 @@
 """SQuAD 2.0: examples, offset alignment, windows, batches, span decoding, metrics and a reader.
 
 Data flows one way: JSON -> examples -> windows -> batches -> (a model) -> spans -> predictions -> metrics.
-`squad.report` and `squad.audit` are packages of their own, imported only when asked for.
+`squad.report`, `squad.audit` and `squad.augment` are packages of their own, imported only when asked for.
 """
 
 from squad.batches import (
