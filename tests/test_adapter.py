@@ -49,6 +49,7 @@ def test_round_trip(tiny, names, inputs, tmp_path):
     again = minibert.load_pretrained(GOLDEN / "tiny")
     assert lora.load_adapter(again, tmp_path / "a", names, HEAD) == [n for n, _ in lora.lora_layers(again)]
     assert torch.equal(logits(again, inputs), logits(model, inputs))
+    assert {layer.dropout.p for _, layer in lora.lora_layers(again)} == {0.1}
     assert {n for n, p in again.named_parameters() if p.requires_grad} == {
         n for n, p in model.named_parameters() if p.requires_grad
     }

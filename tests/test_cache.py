@@ -57,9 +57,10 @@ def test_anything_else_is_made_anew(source, tokenizer, tmp_path, made):
     cached_windows(source, examples[:5], tokenizer, SETTINGS, folder=tmp_path)
     cached_windows(source, examples[1:6], tokenizer, SETTINGS, folder=tmp_path)  # as many, but others
     cached_windows(source, examples, other_tokenizer, SETTINGS, folder=tmp_path)
-    cached_windows(source, examples, tokenizer, (40, 9, 8), folder=tmp_path)
-    assert len(made) == 6
-    assert len(list(tmp_path.glob("*.npz"))) == 6
+    for sizes in ((40, 9, 8), (41, 8, 8), (40, 8, 9)):
+        cached_windows(source, examples, tokenizer, sizes, folder=tmp_path)
+    assert len(made) == 8
+    assert len(list(tmp_path.glob("*.npz"))) == 8
 
 
 @pytest.mark.parametrize("damage", ["a byte", "the end", "all", "a name", "another's"])

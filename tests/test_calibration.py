@@ -48,13 +48,16 @@ def test_calibration_error_worked_example():
     assert calibration_error(np.array([1.0, 1.0]), np.array([True, True])) == 0
 
 
-def drawn(temperature, bonus=0.0, E=4000):
-    """Questions of two articles whose right answer is drawn from `probabilities`, "" among the candidates."""
+def drawn(temperature, bonus=0.0, E=4000, other=None):
+    """Questions of two articles whose right answer is drawn from `probabilities`, "" among the candidates.
+
+    other: the temperature of the second article, if it has one of its own.
+    """
     rng = np.random.default_rng(0)
     examples, nbest, odds, answers = [], {}, {}, {}
     for i in range(E):
         listed = entries(*(lambda z: (z[0], z[1:]))(rng.normal(0, 3, 4).tolist()))
-        chances = probabilities(listed, 0.5, temperature, bonus)
+        chances = probabilities(listed, 0.5, other if other and i % 2 else temperature, bonus)
         gold = listed[rng.choice(4, p=chances)]["text"]
         id = str(i)
         given = (Answer(gold, 0),) if gold else ()
@@ -89,3 +92,27 @@ def test_the_error_is_that_of_the_probabilities_that_a_reader_gives():
     answers = squad.apply_threshold(predictions, 0.5)
     right = np.array([answers[e.id] == (e.answers[0].text if e.answers else "") for e in examples])
     assert result["ece_after"] == pytest.approx(calibration_error(confidence, right), abs=1e-9)
+
+
+def test_cross_fitting_takes_the_other_halfs_temperature_and_bonus():
+    """Two articles that want different temperatures: each is judged by what the other alone is fitted to."""
+    examples, predictions = drawn(0.5, E=600, other=3.0)
+    halves = [[e for e in examples if e.title == title] for title in ("article 0", "article 1")]
+    fits = [calibrate(half, predictions, 0.5) for half in halves]
+    assert fits[0]["temperature"] < 1 < fits[1]["temperature"]
+    answers = squad.apply_threshold(predictions, 0.5)
+    confidence, right = [], []
+    for half, fit in zip(halves, reversed(fits), strict=True):
+        for e in half:
+            entries = predictions.nbest[e.id]
+            confidence.append(probabilities(entries, 0.5, fit["temperature"], fit["best_bonus"]).max())
+            right.append(answers[e.id] == (e.answers[0].text if e.answers else ""))
+    expected = calibration_error(np.array(confidence), np.array(right))
+    assert calibrate(examples, predictions, 0.5)["ece_crossfit"] == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_bonus_is_never_negative():
+    """Answers that are wrong more often than any temperature explains: a malus would fit, but change the answers."""
+    examples, predictions = drawn(1.0, E=200)
+    wrong = [Example(e.id, "?", "x", (Answer("no such entry", 0),), False, e.title) for e in examples]
+    assert calibrate(wrong, predictions, 0.5)["best_bonus"] == 0.0

@@ -3,7 +3,7 @@
 import gzip
 
 import pytest
-from helpers import ROOT, example
+from helpers import ROOT, example, predicted
 
 import squad
 import squad.causes
@@ -58,3 +58,14 @@ def test_the_table_has_them_at_the_cross_fitted_answers(dev):
     lines = squad.results_table(metrics).splitlines()
     assert f"{'entity swapped':28}{112:11}{'100.0%':>13}" in lines
     assert "why there is no answer" not in squad.results_table(squad.evaluate(dev, predictions))
+
+
+def test_they_are_counted_on_the_answers_that_are_quoted():
+    """Where one threshold for all leaves both questions alone and the cross-fitted ones neither."""
+    gold = (squad.Answer("x", 0),)
+    examples = [example(answers=gold if i < 2 else (), id=str(i), title="aabb"[i], context="x") for i in range(4)]
+    odds = {"0": 1.0, "1": 2.0, "2": -1.0, "3": -2.0}
+    causes = {"2": "negation", "3": "negation"}
+    metrics = squad.evaluate(examples, predicted(dict.fromkeys(odds, "x"), odds), causes=causes)
+    assert metrics["threshold"] < -2  # "" everywhere
+    assert metrics["causes"] == {"negation": {"total": 2, "NoAns_exact": 0.0}}

@@ -401,3 +401,11 @@ def test_adapters_go_to_peft_and_back(tmp_path):
     merged = theirs.merge_and_unload()
     lora.merge(ours)
     close(merged(ids).logits, ours(ids, mask))
+
+
+def test_what_a_layer_adds_starts_smaller_the_deeper_the_model_is():
+    config = minigpt.GPT2Config(vocab_size=31, n_positions=8, n_embd=96, n_layer=8, n_head=3, eos_token_id=0)
+    for name, part in minigpt.GPT2LMHead(config).named_modules():
+        if hasattr(part, "weight") and part.weight.dim() == 2:
+            expected = 0.02 / 4 if name.endswith("c_proj") else 0.02  # sqrt(2 x 8) = 4
+            assert part.weight.std().item() == pytest.approx(expected, rel=0.1), name

@@ -98,12 +98,28 @@ def test_adapters_stay_float32_on_a_bfloat16_base():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_merge_and_unmerge(model, inputs, dtype):
+def test_merging_keeps_the_dtype_of_the_base(dtype):
+    base = nn.Linear(5, 4).to(dtype)
+    W, layer = base.weight.clone(), LoRALinear(base, rank=3, alpha=7)
+    nn.init.normal_(layer.lora_B)
+    layer.merge()
+    assert base.weight.dtype == dtype
+    torch.testing.assert_close(base.weight, (W.float() + 7 / 3 * layer.lora_B @ layer.lora_A).to(dtype))
+    layer.unmerge()
+    assert base.weight.dtype == dtype
+    assert torch.equal(base.weight, W)
+
+
+def test_a_starts_as_nn_linear_does():
+    """Uniform in +-1/sqrt(in), whose standard deviation is 1/sqrt(3 in)."""
+    A = LoRALinear(nn.Linear(300, 5), rank=5, alpha=1).lora_A
+    assert A.abs().max() <= 300**-0.5
+    assert A.std().item() == pytest.approx((3 * 300) ** -0.5, rel=0.1)
+
+
+def test_merge_and_unmerge(model, inputs):
     add_lora(model, 3, 6, "all")
     shake(model)
-    with torch.no_grad():
-        for _, layer in lora.lora_layers(model):
-            layer.base.weight.data = layer.base.weight.data.to(dtype).float()
     base = {name: layer.base.weight.clone() for name, layer in lora.lora_layers(model)}
     before = logits(model, inputs)
     lora.merge(model)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -96,6 +97,10 @@ def test_tuned_threshold_equals_brute_force_whatever_the_order(rows, random):
     threshold, best = tune_threshold(examples, f1, odds)
     assert best == pytest.approx(100 * mean_at(threshold))
     assert best == pytest.approx(100 * max(mean_at(t) for t in (-9, -1.5, -0.5, 0.2, 1, 9)))
+    values = sorted(set(odds.values()))
+    between = [values[0] - 1, *((a + b) / 2 for a, b in pairwise(values)), values[-1] + 1]
+    as_good = [abs(t) for t in between if 100 * mean_at(t) == pytest.approx(best)]
+    assert abs(threshold) == min(as_good)  # of equally good ones the nearest to 0
 
 
 def predicting_x(odds):
@@ -144,6 +149,27 @@ def test_bootstrap_draws_articles_not_questions():
     assert high - low == pytest.approx(width_of_20_coins, rel=0.15)
     assert low < 50 < high
     assert bootstrap_interval(examples, scores) == (low, high)
+
+
+def test_the_interval_is_of_the_mean_over_questions_whatever_the_articles_sizes():
+    """Against a loop that puts the drawn articles' questions one after the other."""
+    sizes, rng = {"a": 1, "b": 2, "c": 9, "d": 4}, np.random.default_rng(5)
+    examples = [example(f"{title}{i}", True, title) for title, size in sizes.items() for i in range(size)]
+    scores = {title: rng.random(size) for title, size in sizes.items()}
+    drawn = np.random.default_rng(3).integers(0, 4, (500, 4))
+    means = [np.concatenate([scores["abcd"[article]] for article in row]).mean() for row in drawn]
+    found = bootstrap_interval(examples, np.concatenate(list(scores.values())), samples=500, seed=3)
+    assert found == pytest.approx(tuple(100 * np.percentile(means, [2.5, 97.5])))
+
+
+def test_each_interval_is_of_its_own_figure():
+    examples = [Example(str(i), "q", "x y", (Answer("x y", 0),), False, str(i)) for i in range(9)]
+    answers = {str(i): ("x y", "x", "z")[i % 3] for i in range(9)}
+    metrics = evaluate(examples, predicted(answers, dict.fromkeys(answers, -1.0)))["always_answer"]
+    exact, f1 = question_scores(examples, answers)
+    assert tuple(metrics["exact_interval"]) == bootstrap_interval(examples, exact)
+    assert tuple(metrics["f1_interval"]) == bootstrap_interval(examples, f1)
+    assert metrics["exact_interval"] != metrics["f1_interval"]
 
 
 def test_a_given_threshold_is_used_and_said():

@@ -1,6 +1,8 @@
 """How much a run takes on: what fits into its time, kept in config.json."""
 
+import itertools
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -36,6 +38,13 @@ def test_measuring_changes_nothing(model):
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, before[name])
         assert parameter.grad is None
+
+
+def test_the_time_is_that_of_one_window(model, monkeypatch):
+    ticks = itertools.count()  # a clock that moves on by a second whenever it is looked at
+    monkeypatch.setattr("minirun.pace.time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
+    few, many = (seconds_per_window(model, CPU, torch.float32, (B, 7), seconds=9.0) for B in (3, 6))
+    assert (few, many) == (1 / 3, 1 / 6)
 
 
 def on_excerpt(tiny, output, *more):

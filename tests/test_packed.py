@@ -40,6 +40,14 @@ def test_values_and_gradients_are_those_of_f_linear(rows, bias):
     close(x.grad, again.grad)
 
 
+def test_a_weight_that_is_changed_in_place_is_packed_anew():
+    layer = packed.PackedLinear(linear())
+    x = torch.randn(3, 15)
+    layer(x)
+    layer.weight.add_(1.0)
+    close(layer(x), F.linear(x, layer.weight, layer.bias))
+
+
 def test_a_gradient_that_is_a_view_is_taken(config):
     layer = packed.PackedLinear(linear())
     x = torch.randn(7, 15, requires_grad=True)

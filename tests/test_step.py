@@ -116,6 +116,7 @@ def test_only_matrices_decay(model):
     assert decayed["weight_decay"] == 0.1
     assert kept["weight_decay"] == 0.0
     assert all(p.dim() == 2 for p in decayed["params"])
+    assert decayed["betas"] == kept["betas"] == (0.9, 0.98)  # as the adapter's card says
     assert [tuple(p.shape) for p in kept["params"]] == [(2,)]
 
 
@@ -130,7 +131,7 @@ def test_only_the_head_has_a_rate_of_its_own(model):
 
 @pytest.mark.parametrize("head_rate", [1.0, 7.0])
 def test_a_step_moves_the_head_at_its_rate(head_rate, tiny, tmp_path):
-    run = run_with(tiny, tmp_path, "--head-rate", str(head_rate))
+    run = run_with(tiny, tmp_path)
     weight = run.model.qa_outputs.weight
     before = weight.detach().clone()
     optimizer = minirun.make_optimizer(run.model, 0.0, train.HEAD, head_rate)

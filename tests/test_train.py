@@ -75,9 +75,9 @@ def test_resuming_equals_never_stopping(tiny, tmp_path, dropout):
     options = ("--epochs", "4", "--dropout", dropout, "--lora-dropout", dropout, "--learning-rate", "0.02")
     assert train.main(flags(tiny, tmp_path / "whole", *options)) == 0
 
-    with sigterm_at(9) as steps:  # in the middle of the second epoch
+    with sigterm_at(17) as steps:  # in the middle of the second epoch of 12 steps
         assert train.main(flags(tiny, tmp_path / "cut", *options)) == 128 + signal.SIGTERM
-    assert len(steps) == 9  # the step under way was finished
+    assert len(steps) == 17  # the step under way was finished
     assert train.main(["--resume", str(tmp_path / "cut")]) == 0
 
     def adapter(name):

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, read, read_log
+from helpers import ROOT, checkpoint_of, read, read_log
 
 import minigpt
 import minigpt.small
@@ -18,8 +18,10 @@ import train_gpt
 from experiments import ablate, decoding, padding, pointing
 from minigpt.qa import load_writer
 from minigpt.qa.__main__ import main as ask
+from minigpt.qa.writer import write_answers
 from minigpt.small import train_tokenizer
 from minihub import load_tokenizer
+from squad.prompts import make_prompts
 
 
 def flags(tiny, output, *more):
@@ -162,6 +164,41 @@ def test_silence_may_be_a_phrase(text, tiny, tmp_path):
     row = next(i for i, e in enumerate(run.examples) if not e.answers)
     assert run.tokenizer.decode(run.dev.ids[row].tolist()).endswith("Answer: unanswerable")
     assert (run.train.answer_tokens >= 2).all()
+
+
+def test_a_written_phrase_of_silence_is_no_answer(text, tiny, tmp_path, monkeypatch):
+    run, said = make_run(text, tiny, tmp_path), (" unanswerable", " vin ", "")
+    rows = [run.tokenizer.encode(text).ids for text in said]
+    padded = torch.tensor([row + [run.eos_id] * (40 - len(row)) for row in rows])
+    monkeypatch.setattr(minigpt, "generate", lambda *_, **__: padded)
+    asked = make_prompts(run.examples[:3], run.tokenizer, 140, run.eos_id, answer_room=8)
+    by_length = np.argsort(asked.lengths, kind="stable")
+    found = write_answers(run.model, run.tokenizer, asked, 8, silence="unanswerable")
+    assert [found[row] for row in by_length] == ["", "vin", ""]
+
+
+def test_options_reach_the_adapter_and_its_file(text, tiny, tmp_path):
+    out = tmp_path / "out"
+    more = ("--model", str(text / "model"), "--lora-dropout", "0.25", "--lora-alpha", "6", "--revision", "v7")
+    assert train_gpt.main(flags(tiny, out, *more, "--epochs", "1", "--max-train-examples", "4")) == 0
+    config = read(out / "adapter" / "adapter_config.json")
+    assert (config["lora_dropout"], config["lora_alpha"], config["revision"]) == (0.25, 6.0, "v7")
+    assert config["fan_in_fan_out"] is True  # as PEFT has to know to merge into GPT-2's transposed matrices
+
+
+def test_the_dev_loss_is_of_all_answer_tokens_alike(answers, tiny, monkeypatch):
+    """Evaluated one prompt at a time and all at once."""
+    loss = read(answers / "metrics.json")["loss"]
+    for rows in (1, 24):
+        monkeypatch.setattr(train_gpt, "ROWS", rows)
+        assert train_gpt.main(["--evaluate", str(answers)]) == 0
+        assert read(answers / "evaluation" / "metrics.json")["loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_the_best_text_model_is_the_one_with_the_lowest_loss(text):
+    at = checkpoint_of(text)
+    assert at["best"]["dev_loss"] == min(found["dev_loss"] for found in at["evaluations"])
+    assert len(at["evaluations"]) == 30
 
 
 def test_decoding_scores_nine_ways_over_seeds(answers, tiny, tmp_path, capsys):

@@ -223,6 +223,14 @@ def test_the_longest_batch_comes_first():
         assert any(lengths[rows].max() < 200 for rows in others[:20])
 
 
+def test_batches_of_a_pool_are_not_in_order_of_length():
+    lengths = np.random.default_rng(0).integers(50, 384, 4 * 64)
+    for epoch in range(3):
+        means = [lengths[rows].mean() for rows in training_batches(lengths, 4, seed=0, epoch=epoch, pool=64)[1:]]
+        ranks = np.argsort(np.argsort(means))
+        assert abs(np.corrcoef(ranks, np.arange(len(ranks)))[0, 1]) < 0.5  # sorted it is 1; drawn, 0.13 or so
+
+
 def test_collate_pads_to_the_longest_and_on_to_a_multiple(tokenizer):
     examples = [example("who", "vin is mistborn"), example("who is vin", "vin"), example("", "")]
     windows = make_windows(examples, tokenizer)
