@@ -43,9 +43,8 @@ class LoRALinear(nn.Module):
     """4. h = W x + b + s B A x with s = alpha / rank; lora_A (rank, in) random, lora_B (out, rank) zero at the start.
 
     base, lora_A and lora_B are its attributes, the last two as nn.Parameter; base.weight (out, in) and base.bias, which
-    may be None, do not train. merge() adds s B A to
-    base.weight, after which forward is the base alone and costs no more; unmerge() restores W to the last bit.
-    Merging twice is merging once.
+    may be None, do not train. merge() adds s B A to base.weight, after which forward is the base alone and costs no
+    more; unmerge() restores W to the last bit. Merging twice is merging once.
     """
 
     def __init__(self, base: nn.Linear, rank: int, alpha: float):

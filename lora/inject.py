@@ -26,9 +26,9 @@ def add_lora(
         head: the module that starts from random weights and so is trained in full beside the adapters, such as
             `qa_outputs`; None when there is none.
     Returns the dotted names of the wrapped layers.
-    Raises ValueError when a name matches no linear layer (the message lists those there are), for a rank above the
-    smaller side of a layer, and when the model has LoRA layers already; AttributeError when there is no module called
-    `head`.
+    Raises ValueError when there is no linear layer, a name matches none (the message lists those there are), for a rank
+    above the smaller side of a layer, and when the model has LoRA layers already; AttributeError when there is no
+    module called `head`.
     """
     if any(lora_layers(model)):
         raise ValueError("the model has LoRA layers already: remove_lora() first, or load the model anew")
@@ -37,6 +37,10 @@ def add_lora(
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     linears = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear) and name != head}
     linears = [name for name, m in linears.items() if id(m.weight) not in embeddings]
+    if not any(linears):  # there is none, or only the model itself, whose name is ""
+        raise ValueError(f"a {type(model).__name__} holds no linear layers to wrap; one alone is wrapped by LoRALinear")
+    if not targets:
+        raise ValueError(f"LoRA targets are {targets!r}, expected all, or names of linear layers")
     names = [name.strip() for name in targets.split(",")] if isinstance(targets, str) else targets
     names = linears if names == ["all"] else names
     for target in names:
@@ -44,11 +48,6 @@ def add_lora(
             there = ", ".join(sorted({name.rpartition(".")[2] for name in linears})) or "none"
             raise ValueError(f"LoRA target {target!r} matches no linear layer; there are {there} (or give all)")
     wrapped = [name for name in linears if any(_matches(name, target) for target in names)]
-    if not wrapped or "" in wrapped:
-        kind = type(model).__name__
-        raise ValueError(
-            f"a {kind} holds no linear layers to wrap (one that is itself the model is LoRALinear's to wrap)"
-        )
     smallest, where = min((min(model.get_submodule(name).weight.shape), name) for name in wrapped)
     if rank > smallest:
         raise ValueError(f"LoRA rank is {rank}, expected at most {smallest}, the smaller side of {where}")

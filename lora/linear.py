@@ -66,6 +66,7 @@ class LoRALinear(nn.Module):
 
     @property
     def bias(self) -> Tensor | None:
+        """b, (out,), the base's own."""
         return self.base.bias
 
     @property

@@ -110,13 +110,20 @@ def run_command(main: Callable[[], int], name: str | None = None) -> typing.NoRe
             traceback.print_exc()
         name, rank = name or Path(sys.argv[0]).name, os.environ.get("RANK")  # set by torchrun
         prefix = name if rank is None else f"{name} (process {rank})"
-        message = "".join(c if c.isprintable() else " " for c in str(error) or type(error).__name__)
+        message = "".join(c if c.isprintable() else " " for c in _words(error))
         message = " ".join(message.split())
         shortened = message[:LONGEST_MESSAGE] + " ..." * (len(message) > LONGEST_MESSAGE)
         print(f"{prefix}: {shortened}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _words(error: Exception) -> str:
+    """The error's message; the system's, "[Errno 2] No such file or directory: 'x'", the way round of all others."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) or type(error).__name__
 
 
 def missing_packages(*names: str) -> list[str]:

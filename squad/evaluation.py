@@ -6,9 +6,10 @@ from pathlib import Path
 from minihub import write_json
 from squad.calibration import calibrate
 from squad.causes import left_alone
-from squad.examples import DataError, Example
+from squad.examples import Example
 from squad.metrics import (
     bootstrap_interval,
+    check_complete,
     cross_fitted_answers,
     mean_scores,
     official_metrics,
@@ -65,7 +66,8 @@ def evaluate(
     causes: see `left_alone`; of the cross-fitted answers where there are some.
     Raises DataError when an example has no prediction.
     """
-    _check_complete(examples, predictions)
+    for name in ("answers", "null_odds", "nbest"):
+        check_complete(examples, getattr(predictions, name), name)
     answers, odds, normalize = predictions.answers, predictions.null_odds, scoring.normalize
     tuned_here, mixed = threshold is None, not all(example.answers for example in examples)
     if tuned_here:
@@ -94,15 +96,6 @@ def evaluate(
         same = chosen if mixed else answers
         result["scorings"] = {other.name: _compare(examples, same, other) for other in compared}
     return result
-
-
-def _check_complete(examples: Sequence[Example], predictions: Predictions) -> None:
-    for name in ("answers", "null_odds", "nbest"):
-        missing = [example.id for example in examples if example.id not in getattr(predictions, name)]
-        if missing:
-            raise DataError(
-                f"{len(missing)} of {len(examples)} questions have no prediction: {missing[0]} is not in {name}"
-            )
 
 
 def _best_threshold(examples: Sequence[Example], predictions: Predictions, normalize: Normalize, mixed: bool) -> float:

@@ -39,9 +39,7 @@ def question_scores(
     Args: normalize: a text -> the words by which answers are compared; the official script's by default.
     Raises DataError when answers are missing.
     """
-    missing = [example.id for example in examples if example.id not in answers]
-    if missing:
-        raise DataError(f"{len(missing)} of {len(examples)} questions have no prediction, the first {missing[0]!r}")
+    check_complete(examples, answers, "answers")
     exact, f1 = np.zeros(len(examples)), np.zeros(len(examples))
     for i, example in enumerate(examples):
         # Like the official script, drop gold answers without words; when none is left, the right answer is "".
@@ -50,6 +48,15 @@ def question_scores(
         exact[i] = predicted in golds
         f1[i] = max(_f1(gold, predicted) for gold in golds)
     return exact, f1
+
+
+def check_complete(examples: Sequence[Example], predicted: Mapping[str, object], name: str) -> None:
+    """Raise DataError when a question's id is not among those predicted; name: what the mapping is called."""
+    missing = [example.id for example in examples if example.id not in predicted]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(examples)} questions have no prediction: {missing[0]} is not in {name}"
+        )
 
 
 def official_metrics(

@@ -235,6 +235,8 @@ def test_one_layer_can_be_named(model):
 def test_errors_name_what_there_is(model):
     with pytest.raises(ValueError, match=r"'qurey' matches no linear layer; there are .*query"):
         lora.add_lora(model, 2, 4, targets="query,qurey")
+    with pytest.raises(ValueError, match=r"targets are \[\], expected all, or names"):
+        lora.add_lora(model, 2, 4, targets=[])
     with pytest.raises(ValueError, match=r"rank is 3, expected at most 2, the smaller side of qa_outputs"):
         lora.add_lora(model, 3, 4)  # all linear layers, as no head was named
     with pytest.raises(AttributeError, match="classifier"):

@@ -233,7 +233,7 @@ def test_a_test_set_without_gold_answers(run, tiny, tmp_path):
         (["--context", "nowhere.txt", "--question", "who"], "nowhere.txt"),
         (["--context", "latin1.txt", "--question", "who"], "latin1.txt: not UTF-8 text (byte 3)"),
         (["--context", "text.txt", "--question", " "], "question is blank"),
-        (["--batch", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["--batch", "nowhere.jsonl"], "minibert: nowhere.jsonl: No such file or directory"),
         (["--batch", "text.txt.json"], "no such file"),
         (["--context", "text.txt", "--question", "who", "--model", "no/such/model"], "no/such/model"),
         (["--context", "text.txt", "--question", "who", "--top-k", "0"], "--top-k is 0"),

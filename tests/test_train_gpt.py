@@ -201,6 +201,31 @@ def test_the_best_text_model_is_the_one_with_the_lowest_loss(text):
     assert len(at["evaluations"]) == 30
 
 
+def test_training_goes_on_in_training_mode_after_an_evaluation(text, tiny, tmp_path, monkeypatch):
+    modes, step = [], train_gpt.training_step
+    monkeypatch.setattr(
+        train_gpt, "training_step", lambda run, *rest: modes.append(run.model.training) or step(run, *rest)
+    )
+    assert train_gpt.main(flags(tiny, tmp_path / "run", "--model", str(text / "model"), "--epochs", "2")) == 0
+    assert modes == [True] * 12
+
+
+def test_a_writer_leaves_room_for_its_answers_and_no_more(answers, tiny, monkeypatch):
+    seen, generate = [], minigpt.generate
+    monkeypatch.setattr(minigpt, "generate", lambda *args, **more: seen.append(args) or generate(*args, **more))
+    example, writer = squad.read_examples(tiny / "squad.json")[0], load_writer(answers, device="cpu", precision="fp32")
+    writer.max_length, writer.max_answer_tokens = 60, 7  # so short that the context is cut
+    writer(example.question, example.context)
+    [(_, input_ids, _, room)] = seen
+    assert (input_ids.size(1), room) == (60 - 7, 7)
+
+
+def test_an_adapter_that_does_not_move_stops_the_run(text, tiny, tmp_path):
+    more = ("--model", str(text / "model"), "--epochs", "9", "--learning-rate", "1e-60")
+    with pytest.raises(ValueError, match="every lora_B is still zero after 50 steps at --learning-rate 1e-60"):
+        train_gpt.main(flags(tiny, tmp_path / "run", *more))
+
+
 def test_decoding_scores_nine_ways_over_seeds(answers, tiny, tmp_path, capsys):
     arguments = ["--model", str(answers), "--dev", str(tiny / "squad.json"), "--output", str(tmp_path), "--seeds", "2"]
     assert decoding.main(arguments) == 0
