@@ -24,11 +24,13 @@ import lora
 import minibert
 import minirun
 import squad
+from minibert.qa.teachers import ask_teachers
 from minihub import atomic_write, check_fit, write_json
 from minirun import Processes, option
 from squad.augment import augment
 from squad.causes import known_causes
 from squad.reader import settings_of
+from squad.teach import SoftTargets
 from squad.words import show_results
 
 ADVICE = "lower --batch-size (raise --gradient-accumulation-steps to keep the step's size) or --max-length"
@@ -36,14 +38,13 @@ EXCERPT = {"seconds": 300, "least": 2_000, "most": 15_000}  # how many questions
 SLOW = {"batch_size": 4, "max_dev_examples": 700}  # where no more than the least fit: more steps, less to evaluate
 MADE = 1 / 8  # of these questions are made by squad.augment in each of its two ways
 HEAD = "qa_outputs"  # starts from random weights, so it is trained in full beside the adapters
-LORA_TARGETS = {"attention": "query,value"}  # what the LoRA paper adapts
 
 
 @dataclass(frozen=True)
 class Options(minirun.RunOptions):
     """Every option but those about the run itself: flags and --help are made from both, config.json keeps them."""
 
-    # data
+    # data and windows
     train: str = option("excerpt", "SQuAD file to train on; or excerpt, sample (both in data/), squad_v2 (official)")
     dev: str = option("excerpt", "SQuAD file to evaluate on; or excerpt, squad_v2")
     max_train_examples: int = option(0, "only the first N; 0: all, of excerpt 5 minutes' worth", least=0, fixed=True)
@@ -52,19 +53,19 @@ class Options(minirun.RunOptions):
     answerable_only: bool = option(False, "leave out unanswerable questions, of train and dev", fixed=True)
     augment: int = option(0, "add N questions made unanswerable; 0: none, in the default run 1/8", least=0, fixed=True)
     leave_out: int = option(0, "add N whose text lost its answer's sentence; 0: none, as above", least=0, fixed=True)
-    # model
+    max_length: int = option(384, "tokens in a window: question, context, special ones", least=1, fixed=True)
+    window_overlap: int = option(128, "context tokens that neighbouring windows share", least=0, fixed=True)
+    max_question_tokens: int = option(64, "a longer question is cut", least=1, fixed=True)
+    # model and LoRA
     model: str = option("minilm", "minilm, a folder, or a hub id such as google-bert/bert-base-uncased")
     revision: str = option("", "hub commit or tag of the model")
     dropout: float = option(0.0, "dropout inside BERT; slow on a CPU", least=0, below=1)
-    # LoRA
+    compile: bool = option(False, "torch.compile the model: a minute or two before the first step; for GPUs")
+    teachers: str = option("", "trained models, with commas: half of the loss is to score as they do", fixed=True)
     lora_rank: int = option(8, "r, the rank of the updates; 0 trains every weight instead", least=0, fixed=True)
     lora_alpha: float = option(16.0, "the updates are scaled by alpha / r", above=0, fixed=True)
     lora_dropout: float = option(0.0, "dropout on the inputs of the updates", least=0, below=1)
     lora_targets: str = option("all", "all (linear layers), attention (query, value), or names with commas", fixed=True)
-    # windows
-    max_length: int = option(384, "tokens in a window: question, context, special ones", least=1, fixed=True)
-    window_overlap: int = option(128, "context tokens that neighbouring windows share", least=0, fixed=True)
-    max_question_tokens: int = option(64, "a longer question is cut", least=1, fixed=True)
     # optimisation
     epochs: int = option(0, "passes over the training windows; 0: 2, but 1 over the excerpt", least=0)
     batch_size: int = option(0, "windows per forward pass; 0: 16, of excerpt 4 if slow", least=0, fixed=True)
@@ -80,8 +81,6 @@ class Options(minirun.RunOptions):
     scoring: str = option("official", "how answers are compared", choices=("official", "multilingual"))
     language: str = option("", "ISO code of the answers' language, for multilingual scoring",
                            pattern="([a-z]{2,3})?", expected="an ISO code such as ur, or none")  # fmt: skip
-    # speed
-    compile: bool = option(False, "torch.compile the model: a minute or two before the first step; for GPUs")
 
     def resolved(self) -> "Options":
         """The same with the defaults that depend on other options or on the time; ValueError if two contradict."""
@@ -102,7 +101,8 @@ class Run:
     tokenizer: Tokenizer
     train: squad.Dataset | None  # None in an evaluation
     dev: squad.Dataset
-    fingerprints: dict[str, str]  # of model and training data, which a checkpoint must match
+    taught: SoftTargets | None  # what --teachers say about each window of train
+    fingerprints: dict[str, str]  # of model, training data and teachers, which a checkpoint must match
     settings: dict  # the threshold and calibration of a trained run; {} for the best on dev
     device: torch.device
     dtype: torch.dtype
@@ -145,14 +145,15 @@ def prepare(options: Options, evaluated: Path | None, resume: bool, processes: P
     if options.train == "excerpt" and not (options.max_train_examples or evaluated or resume or processes.size > 1):
         options = fit_excerpt(options, model.train(), device, dtype)
     options = options.resolved()
-    dev, train = load_data(options, "dev", tokenizer, processes.is_main), None
+    place = device, dtype, processes
+    dev, train, taught = load_data(options, "dev", tokenizer, processes.is_main), None, None
     if not evaluated:
         train = load_data(options, "train", tokenizer, processes.is_main)
-        fingerprints["data"] = squad.fingerprint(train.examples, train.windows)
+        taught, teachers = ask_teachers(options.teachers, train.windows, tokenizer, *place)
+        fingerprints |= {"data": squad.fingerprint(train.examples, train.windows)} | teachers
     if options.compile:
         model.compile(dynamic=True)
-    place = device, dtype, processes
-    return Run(options, Path(options.output), model, tokenizer, train, dev, fingerprints, settings, *place)
+    return Run(options, Path(options.output), model, tokenizer, train, dev, taught, fingerprints, settings, *place)
 
 
 def fit_excerpt(options: Options, model: nn.Module, device: torch.device, dtype: torch.dtype) -> Options:
@@ -184,7 +185,7 @@ def load_pretrained(options: Options) -> nn.Module:
     """The pretrained model with a new QA head, and with adapters unless the rank is 0."""
     model = minibert.load_pretrained(options.model, options.revision or None, options.dropout, missing_head="allow")
     if options.lora_rank:
-        targets = LORA_TARGETS.get(options.lora_targets, options.lora_targets)
+        targets = {"attention": "query,value"}.get(options.lora_targets, options.lora_targets)  # the paper's
         lora.add_lora(model, options.lora_rank, options.lora_alpha, options.lora_dropout, targets, HEAD)
     return model
 
@@ -247,7 +248,6 @@ def train_loop(run: Run, resume: bool) -> int:
             lr = options.learning_rate * minirun.schedule(step - record.at.skipped, record.total_steps, options.warmup)
             torch.manual_seed(minirun.step_seed(options.seed, step, processes.rank))
             loss, grad_norm = training_step(run, model, window_ids, optimizer, scaler, lr)
-
             record.add_step(minirun.Step(step + 1, window_ids, lr, loss, grad_norm))
             if step + 1 == 50:
                 lora.check_moved(run.model, f"50 steps at --learning-rate {options.learning_rate:g}")
@@ -280,10 +280,11 @@ def training_step(run: Run, model, window_ids: np.ndarray, optimizer, scaler, lr
             batch = batch.to(run.device)
             with minirun.autocast(run.device, run.dtype):
                 logits = model(batch.input_ids, batch.token_type_ids, batch.attention_mask)
-            labels = batch.start_positions, batch.end_positions, batch.span_mask
-            pass_loss = share * squad.span_loss(*logits, *labels, options.null_weight)
-            scaler.scale(processes.size * pass_loss).backward()  # the processes' gradients are averaged, not added
-        loss += pass_loss.detach()
+            pass_loss = squad.span_loss(*logits, *batch.labels, options.null_weight)
+            if run.taught:
+                pass_loss = run.taught.beside(pass_loss, *logits, ids, batch.span_mask)
+            scaler.scale(processes.size * share * pass_loss).backward()  # processes' gradients are averaged
+        loss += share * pass_loss.detach()
     for group in optimizer.param_groups:
         group["lr"] = lr * group["times"]
     scaler.unscale_(optimizer)  # clipping must see the true gradients, once per step
@@ -323,8 +324,7 @@ def evaluate(run: Run) -> dict | None:
 def evaluate_and_save(run: Run, record: minirun.Record) -> None:
     """Evaluate, and keep what was trained with what it takes to use it."""
     record.checkpoint()  # an evaluation may take long: now the steps before it are safe
-    metrics = evaluate(run)
-    if metrics:
+    if metrics := evaluate(run):
         save(run, metrics)
         figures = squad.headline(metrics)
         record.add_evaluation(metrics["loss"], figures["exact"], figures["f1"])

@@ -26,6 +26,11 @@ class Batch(NamedTuple):
         B, T = self.input_ids.shape
         return f"a batch of {B} windows of {T} tokens"
 
+    @property
+    def labels(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Start, end and span_mask, in the order in which `span_loss` takes them."""
+        return self.start_positions, self.end_positions, self.span_mask
+
     def to(self, device: torch.device | str) -> "Batch":
         """Copy to a device. Copies to a GPU come from pinned memory, so that the CPU does not wait for them."""
         device = torch.device(device)

@@ -59,8 +59,7 @@ def predict_windows(
         found.scores[at, :k], found.start_index[at, :k], found.end_index[at, :k] = scores, start_index, end_index
         found.null_score[at] = null_score
         if loss:
-            labels = batch.start_positions, batch.end_positions, batch.span_mask
-            found.loss[at] = loss(*logits, *labels, reduction="none").cpu().numpy()
+            found.loss[at] = loss(*logits, *batch.labels, reduction="none").cpu().numpy()
     return found
 
 

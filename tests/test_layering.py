@@ -22,7 +22,7 @@ ROOMS = {
     "minibert.qa": {"minihub", "minirun", "minibert", "lora", "squad"},
     "minigpt.qa": {"minihub", "minirun", "minigpt", "lora", "squad"},
     "train_gpt": {"minihub", "minirun", "minigpt", "minigpt.qa", "lora", "squad"},
-    "train": {"minihub", "minirun", "minibert", "lora", "squad", "squad.augment"},
+    "train": {"minihub", "minirun", "minibert", "minibert.qa", "lora", "squad", "squad.augment"},
 }
 PACKAGES = [room for room in ROOMS if room not in ("train", "train_gpt")]
 OUTSIDE = {"torch", "numpy", "tokenizers", "safetensors", "tqdm"}

@@ -1,0 +1,147 @@
+"""Distillation: soft targets and their loss against brute force, and what --teachers does to a run."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from helpers import everything, flags, gradients_of_step, letter_tokenizer, make_run, options_of, sigterm_at, write_tiny
+
+import minibert
+import squad
+import train
+from minibert.qa import load_model
+from squad.teach import TEMPERATURE, soft_loss, soft_targets
+
+
+@pytest.fixture
+def windows(tiny, tokenizer):
+    examples = squad.read_examples(tiny / "squad.json")
+    return squad.make_windows(examples, tokenizer, 40, 8, 8)
+
+
+@pytest.fixture
+def models(tiny):
+    """Two that differ."""
+    first, second = minibert.load_pretrained(tiny).eval(), minibert.load_pretrained(tiny).eval()
+    with torch.no_grad():
+        second.qa_outputs.weight.normal_()
+    return first, second
+
+
+def one_by_one(models, windows):
+    """(2, T) for each window alone: start and end, by the formula in float64."""
+    for w in range(len(windows)):
+        batch = squad.collate(windows, np.array([w]), multiple=1)
+        scores = [torch.stack(m(*batch[:3]))[:, 0].double() for m in models]
+        powers = [torch.exp(s / 2) * batch.span_mask for s in scores]
+        yield sum(p / p.sum(-1, keepdim=True) for p in powers) / len(models)
+
+
+def test_targets_are_the_mean_of_softmax_at_temperature_two(models, windows):
+    assert TEMPERATURE == 2.0
+    taught = soft_targets(models, windows)
+    assert len(taught.begin) == len(windows) + 1 > 20
+    with torch.no_grad():
+        for w, expected in enumerate(one_by_one(models, windows)):
+            T = expected.size(1)
+            found = taught.of(np.array([w]), T + 3)
+            assert found.shape == (2, 1, T + 3)
+            torch.testing.assert_close(found[:, 0, :T].double(), expected, atol=1e-3, rtol=0)  # stored in float16
+            assert not found[:, 0, T:].any()
+
+
+def test_targets_of_a_batch_are_those_of_its_windows(models, windows):
+    taught, ids = soft_targets(models[:1], windows), np.array([7, 0, 11])
+    batch = squad.collate(windows, ids)
+    p = taught.of(ids, batch.span_mask.size(1))
+    assert not p[:, ~batch.span_mask].any()
+    torch.testing.assert_close(p.sum(-1), torch.ones(2, 3), atol=2e-3, rtol=0)
+    for row, w in enumerate(ids):
+        torch.testing.assert_close(p[:, row], taught.of(np.array([w]), p.size(2))[:, 0])
+
+
+def random_case(B=3, T=7):
+    mask = torch.rand(B, T) < 0.6
+    mask[:, 0] = True
+    logits = 3 * torch.randn(2, B, T)
+    p = torch.rand(2, B, T) * mask
+    return logits, p / p.sum(-1, keepdim=True), mask
+
+
+def test_soft_loss_is_cross_entropy_by_brute_force():
+    logits, p, mask = random_case()
+    total = 0.0
+    for which in range(2):
+        for row in range(3):
+            at = mask[row].nonzero().flatten().tolist()
+            z = sum(np.exp(float(logits[which, row, i]) / 2) for i in at)
+            total -= sum(float(p[which, row, i]) * np.log(np.exp(float(logits[which, row, i]) / 2) / z) for i in at)
+    assert float(soft_loss(*logits, p, mask)) == pytest.approx(4 * total / 6, rel=1e-5)
+
+
+def test_a_student_that_scores_as_its_teacher_has_nothing_to_learn():
+    logits, other, mask = random_case()
+    same = (logits / TEMPERATURE).masked_fill(~mask, -torch.inf).softmax(-1)
+    norms = []
+    for p in (same, other):
+        asked = logits.clone().requires_grad_()
+        soft_loss(*asked, p, mask).backward()
+        assert not asked.grad[:, ~mask].any()
+        norms.append(float(asked.grad.norm()))
+    assert norms[0] < 1e-6 < 1e-2 < norms[1]
+
+
+def test_a_step_learns_half_from_labels_and_half_from_the_teachers(tiny, run, tmp_path, monkeypatch):
+    def step(*more):
+        made = make_run(options_of(flags(tiny, tmp_path / "unused", "--max-grad-norm", "1000000", *more)))
+        return made, *gradients_of_step(made, np.arange(6))
+
+    teachers = ("--teachers", str(run))
+    _, labels, (labels_loss, _) = step()
+    taught, both, (both_loss, _) = step(*teachers)
+    monkeypatch.setattr(squad, "span_loss", lambda *logits_and_labels: 0.0 * logits_and_labels[0].sum())
+    _, soft, (half_soft_loss, _) = step(*teachers)
+
+    expected = soft_targets([load_model(run)[0].eval()], taught.train.windows)
+    np.testing.assert_allclose(taught.taught.probabilities, expected.probabilities, atol=1e-3)  # float16
+    assert both_loss == pytest.approx(labels_loss / 2 + half_soft_loss, rel=1e-5)
+    assert both.keys() == labels.keys() == soft.keys()
+    for name, gradient in both.items():
+        torch.testing.assert_close(gradient, labels[name] / 2 + soft[name], atol=1e-6, rtol=1e-4)
+    assert max(float(gradient.norm()) for gradient in soft.values()) > 1e-3
+
+
+def test_a_taught_run_resumes_to_the_last_byte_and_only_with_its_teachers(tiny, run, tmp_path, capsys):
+    teacher = tmp_path / "teacher"
+    shutil.copytree(run / "adapter", teacher)
+    more = ("--teachers", str(teacher), "--epochs", "2")
+    assert train.main(flags(tiny, tmp_path / "whole", *more)) == 0
+    assert train.main(flags(tiny, tmp_path / "untaught", "--epochs", "2")) == 0
+    with sigterm_at(5):
+        assert train.main(flags(tiny, tmp_path / "cut", *more)) == 143
+    shutil.copytree(tmp_path / "cut", tmp_path / "other")
+    assert train.main(["--resume", str(tmp_path / "cut")]) == 0
+    whole = everything(tmp_path / "whole")
+    assert everything(tmp_path / "cut") == whole
+    name = "adapter/adapter_model.safetensors"
+    assert everything(tmp_path / "untaught")[name] != whole[name]
+
+    shutil.copy(tmp_path / "untaught" / name, teacher / "adapter_model.safetensors")
+    with pytest.raises(ValueError, match=f"this run was started with another teacher {teacher}"):
+        train.main(["--resume", str(tmp_path / "other")])
+
+
+def test_a_teacher_with_another_vocabulary_or_too_few_positions_is_refused(tiny, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    write_tiny(other, letter_tokenizer(words=["who"]))
+    with pytest.raises(ValueError, match=f"teacher {other} has another vocabulary"):
+        make_run(options_of(flags(tiny, tmp_path / "unused", "--teachers", str(other))))
+    short = minibert.load_pretrained(tiny)
+    config = dataclasses.replace(short.config, max_position_embeddings=20)
+    shutil.copytree(tiny, tmp_path / "short")
+    minibert.save_pretrained(minibert.BertForQuestionAnswering(config), tmp_path / "short")
+    with pytest.raises(ValueError, match="reads at most 20 tokens, the longest window has"):
+        make_run(options_of(flags(tiny, tmp_path / "unused", "--teachers", f"{tiny}, {tmp_path / 'short'}")))
