@@ -86,7 +86,7 @@ def our_run(data: squad.Dataset, options: train.Options, device: torch.device) -
     dtype = minirun.choose_precision(options.precision, device)
     minirun.prepare_frozen(dtype, model)
     folder, alone = Path(tempfile.gettempdir()), minirun.Processes()
-    return train.Run(options, folder, model, None, data, None, {}, {}, device, dtype, alone)
+    return train.Run(options, folder, model, None, data, None, None, {}, {}, device, dtype, alone)
 
 
 def build_ours(data: squad.Dataset, setup: Setup, device: torch.device):
