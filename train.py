@@ -185,7 +185,7 @@ def load_pretrained(options: Options) -> nn.Module:
     """The pretrained model with a new QA head, and with adapters unless the rank is 0."""
     model = minibert.load_pretrained(options.model, options.revision or None, options.dropout, missing_head="allow")
     if options.lora_rank:
-        targets = {"attention": "query,value"}.get(options.lora_targets, options.lora_targets)  # the paper's
+        targets = {"attention": "query,value"}.get(options.lora_targets, options.lora_targets)  # the LoRA paper's
         lora.add_lora(model, options.lora_rank, options.lora_alpha, options.lora_dropout, targets, HEAD)
     return model
 
@@ -283,7 +283,7 @@ def training_step(run: Run, model, window_ids: np.ndarray, optimizer, scaler, lr
             pass_loss = squad.span_loss(*logits, *batch.labels, options.null_weight)
             if run.taught:
                 pass_loss = run.taught.beside(pass_loss, *logits, ids, batch.span_mask)
-            scaler.scale(processes.size * share * pass_loss).backward()  # processes' gradients are averaged
+            scaler.scale(processes.size * share * pass_loss).backward()  # the processes' gradients are averaged
         loss += share * pass_loss.detach()
     for group in optimizer.param_groups:
         group["lr"] = lr * group["times"]

@@ -63,8 +63,7 @@ def plain_step(run: train.Run, window_ids: np.ndarray, optimizer, lr: float) -> 
     batch = squad.collate(run.train.windows, window_ids, multiple=1)
     with minirun.autocast(run.device, run.dtype):
         logits = run.model(batch.input_ids, batch.token_type_ids, batch.attention_mask)
-    labels = batch.start_positions, batch.end_positions, batch.span_mask
-    loss = squad.span_loss(*logits, *labels, run.options.null_weight)
+    loss = squad.span_loss(*logits, *batch.labels, run.options.null_weight)
     loss.backward()
     for group in optimizer.param_groups:
         group["lr"] = lr

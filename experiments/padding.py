@@ -110,7 +110,7 @@ def bert_task(path: str) -> Task:
     def loss(ids: np.ndarray, least: int) -> torch.Tensor:
         batch = padded(squad.collate(data.windows, ids), least)
         logits = model(batch.input_ids, batch.token_type_ids, batch.attention_mask)
-        return squad.span_loss(*logits, batch.start_positions, batch.end_positions, batch.span_mask)
+        return squad.span_loss(*logits, *batch.labels)
 
     return Task(model, data.windows.lengths, data.windows.max_length, MULTIPLE, loss)
 

@@ -50,7 +50,7 @@ def soft_targets(
     device: torch.device | str = "cpu",
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> SoftTargets:
-    """p of the docstring above, from `model(input_ids, token_type_ids, attention_mask)` of each model.
+    """p of this file's docstring, from `model(input_ids, token_type_ids, attention_mask)` of each model.
 
     The caller puts the models in eval mode and enables autocast if wanted. Args: progress: wraps the loop over batches.
     """

@@ -113,7 +113,7 @@ def test_a_step_learns_half_from_labels_and_half_from_the_teachers(tiny, run, tm
     assert max(float(gradient.norm()) for gradient in soft.values()) > 1e-3
 
 
-def test_a_taught_run_resumes_to_the_last_byte_and_only_with_its_teachers(tiny, run, tmp_path, capsys):
+def test_a_taught_run_resumes_to_the_last_byte_and_only_with_its_teachers(tiny, run, tmp_path):
     teacher = tmp_path / "teacher"
     shutil.copytree(run / "adapter", teacher)
     more = ("--teachers", str(teacher), "--epochs", "2")
@@ -137,11 +137,15 @@ def test_a_teacher_with_another_vocabulary_or_too_few_positions_is_refused(tiny,
     other = tmp_path / "other"
     other.mkdir()
     write_tiny(other, letter_tokenizer(words=["who"]))
-    with pytest.raises(ValueError, match=f"teacher {other} has another vocabulary"):
+    with pytest.raises(ValueError, match=f"teacher {other}: it has another vocabulary"):
         make_run(options_of(flags(tiny, tmp_path / "unused", "--teachers", str(other))))
+    with pytest.raises(ValueError, match=r"teacher nowhere/at-all/here: .*no such folder"):
+        make_run(options_of(flags(tiny, tmp_path / "unused", "--teachers", "nowhere/at-all/here")))
     short = minibert.load_pretrained(tiny)
     config = dataclasses.replace(short.config, max_position_embeddings=20)
     shutil.copytree(tiny, tmp_path / "short")
     minibert.save_pretrained(minibert.BertForQuestionAnswering(config), tmp_path / "short")
-    with pytest.raises(ValueError, match="reads at most 20 tokens, the longest window has"):
+    with pytest.raises(
+        ValueError, match=f"teacher {tmp_path / 'short'}: windows of 40 tokens, but this model has 20 positions"
+    ):
         make_run(options_of(flags(tiny, tmp_path / "unused", "--teachers", f"{tiny}, {tmp_path / 'short'}")))

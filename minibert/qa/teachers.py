@@ -4,7 +4,9 @@ import torch
 from tokenizers import Tokenizer
 
 import squad
+from minibert import BertForQuestionAnswering
 from minibert.qa.load import load_model
+from minihub import check_fit
 from minirun import Processes, autocast, fingerprint, prepare_frozen, progress_bar
 from squad.teach import SoftTargets, soft_targets
 
@@ -23,26 +25,28 @@ def ask_teachers(
         names: runs of train.py, adapters, folders or hub ids, with commas between them; "" for none.
         tokenizer: the new model's, which made the windows.
         device, dtype, processes: where and how to compute; the main process shows its progress.
-    Raises ValueError when a teacher has another vocabulary, or fewer positions than a window has tokens; and as
-    `load_model`.
+    Raises ValueError that names the teacher when it cannot be loaded or cannot read these windows.
     """
     if not names:
         return None, {}
     models, fingerprints = [], {}
     for name in (name.strip() for name in names.split(",")):
-        model, own, _ = load_model(name)
-        if own.get_vocab() != tokenizer.get_vocab():
-            raise ValueError(f"teacher {name} has another vocabulary than the model to train: its ids mean other words")
-        longest = max(windows.lengths, default=0)
-        if model.config.longest_sequence < longest:
-            raise ValueError(
-                f"teacher {name} reads at most {model.config.longest_sequence} tokens, the longest window has "
-                f"{longest}: give a lower --max-length"
-            )
-        model.requires_grad_(False).eval()
+        model = load_teacher(name, tokenizer, windows.max_length).requires_grad_(False).eval()
         fingerprints[f"teacher {name}"] = fingerprint(model, str(model.config))
         prepare_frozen(dtype, model.to(device))
         models.append(model)
     progress = progress_bar("ask teachers", shown=processes.is_main)
     with autocast(device, dtype):
         return soft_targets(models, windows, device, progress), fingerprints
+
+
+def load_teacher(name: str, tokenizer: Tokenizer, max_length: int) -> BertForQuestionAnswering:
+    """The model of this name, which must give the ids of `tokenizer` the same meaning and read `max_length` tokens."""
+    try:
+        model, own, _ = load_model(name)
+        check_fit(own, model.config.vocab_size, model.config.longest_sequence, max_length)
+    except ValueError as error:
+        raise ValueError(f"teacher {name}: {error}") from error
+    if own.get_vocab() != tokenizer.get_vocab():
+        raise ValueError(f"teacher {name}: it has another vocabulary than the model to train, so ids mean other words")
+    return model
