@@ -12,7 +12,6 @@ import dataclasses
 import functools
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ import lora
 import minibert
 import minirun
 import squad
-from minibert.qa.teachers import ask_teachers
+from minibert.qa.teachers import ask_teachers, load_teachers
 from minihub import atomic_write, check_fit, write_json
 from minirun import Processes, option
 from squad.augment import augment
@@ -40,7 +39,7 @@ MADE = 1 / 8  # of these questions are made by squad.augment in each of its two 
 HEAD = "qa_outputs"  # starts from random weights, so it is trained in full beside the adapters
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Options(minirun.RunOptions):
     """Every option but those about the run itself: flags and --help are made from both, config.json keeps them."""
 
@@ -91,7 +90,7 @@ class Options(minirun.RunOptions):
         return dataclasses.replace(self, epochs=epochs, batch_size=self.batch_size or 16, output=output)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Run:
     """What stays the same from the first step to the last."""
 
@@ -115,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
     options, evaluated = command.options, command.evaluate
     with minirun.join_processes(minirun.choose_device(options.device)) as (processes, device):
         run = prepare(options, evaluated, command.resume, processes, device)
-        with minirun.claim_folder(run.folder, command.resume or bool(evaluated), processes):
+        with minirun.claim_folder(run.folder, command, processes):
             if evaluated:
                 evaluate(run)
             status = 0 if evaluated else train_loop(run, command.resume)
@@ -133,11 +132,13 @@ def prepare(options: Options, evaluated: Path | None, resume: bool, processes: P
     minirun.check_tracker("none" if evaluated else options.track)
     minirun.keep_freed_memory()
     torch.manual_seed(options.seed)
-    squad.find_data(options.dev, "dev")  # a mistyped name is found before anything takes time
+    # A mistyped name is found before anything takes time.
+    paths = {s: squad.find_data(getattr(options, s), s) for s in ("dev", "train") if s == "dev" or not evaluated}
     tokenizer = minibert.load_tokenizer(options.model, options.revision or None)
     model = load_trained(options, evaluated) if evaluated else load_pretrained(options)
     config, dtype = model.config, minirun.choose_precision(options.precision, device)
     check_fit(tokenizer, config.vocab_size, config.longest_sequence, options.max_length)
+    teachers = {} if evaluated else load_teachers(options.teachers, tokenizer, options.max_length)
     settings = squad.read_settings(trained_part(options, evaluated) / "qa.json") if evaluated else {}
     # Taken before frozen weights are rounded, so that a run can be resumed in another precision.
     fingerprints = {} if evaluated else {"model": minirun.fingerprint(model, str(config.with_dropout(0.0)))}
@@ -146,11 +147,11 @@ def prepare(options: Options, evaluated: Path | None, resume: bool, processes: P
         options = fit_excerpt(options, model.train(), device, dtype)
     options = options.resolved()
     place = device, dtype, processes
-    dev, train, taught = load_data(options, "dev", tokenizer, processes.is_main), None, None
+    dev, train, taught = load_data(options, "dev", paths["dev"], tokenizer, processes.is_main), None, None
     if not evaluated:
-        train = load_data(options, "train", tokenizer, processes.is_main)
-        taught, teachers = ask_teachers(options.teachers, train.windows, tokenizer, *place)
-        fingerprints |= {"data": squad.fingerprint(train.examples, train.windows)} | teachers
+        train = load_data(options, "train", paths["train"], tokenizer, processes.is_main)
+        taught, marks = ask_teachers(teachers, train.windows, *place)
+        fingerprints |= {"data": squad.fingerprint(train.examples, train.windows)} | marks
     if options.compile:
         model.compile(dynamic=True)
     return Run(options, Path(options.output), model, tokenizer, train, dev, taught, fingerprints, settings, *place)
@@ -158,8 +159,8 @@ def prepare(options: Options, evaluated: Path | None, resume: bool, processes: P
 
 def fit_excerpt(options: Options, model: nn.Module, device: torch.device, dtype: torch.dtype) -> Options:
     """The options with as many questions of the excerpt, made ones beside them, and of its dev, as the time allows."""
-    plan = options.resolved()
-    shape = plan.batch_size, min(options.max_length, 176)  # about the mean length of a batch
+    plan, length = options.resolved(), min(options.max_length, 176)  # about the mean length of a batch
+    shape = min(plan.batch_size, squad.tokens_per_pass(device) // length), length
     number = minirun.fit_to_time(plan.epochs * minirun.seconds_per_window(model, device, dtype, shape), **EXCERPT)
     slow = number == EXCERPT["least"]
     made = 0 if slow or options.answerable_only else int(number * MADE)
@@ -168,12 +169,12 @@ def fit_excerpt(options: Options, model: nn.Module, device: torch.device, dtype:
         print("that is few: it will begin to find answers, and hardly know when there is none (--max-train-examples)")
         usual |= SLOW if options.dev == "excerpt" else SLOW | {"max_dev_examples": 0}
     found = {name: getattr(options, name) or value for name, value in usual.items()}
-    return dataclasses.replace(options, max_train_examples=number - 2 * made, **found)
+    real = max(number - found["augment"] - found["leave_out"], number // 4)  # they are made of it, so it cannot be 0
+    return dataclasses.replace(options, max_train_examples=real, **found)
 
 
-def load_data(options: Options, split: str, tokenizer: Tokenizer, talks: bool = True) -> squad.Dataset:
+def load_data(options: Options, split: str, path: Path, tokenizer: Tokenizer, talks: bool = True) -> squad.Dataset:
     """The `train` or `dev` file, cut into windows."""
-    path = squad.find_data(getattr(options, split), split)
     sizes = (options.max_length, options.window_overlap, options.max_question_tokens)
     progress = minirun.progress_bar(f"tokenise {split}", "chunk", talks)
     made = (options.augment, options.leave_out) if split == "train" else (0, 0)
@@ -200,7 +201,7 @@ def load_trained(options: Options, folder: Path) -> nn.Module:
 
 
 def trained_part(options: Options, folder: Path) -> Path:
-    return folder / ("adapter" if options.lora_rank else "model")
+    return folder.resolve() / ("adapter" if options.lora_rank else "model")  # absolute, so that it is no hub id
 
 
 def startup_table(run: Run, batches: list[np.ndarray]) -> str:
@@ -208,14 +209,13 @@ def startup_table(run: Run, batches: list[np.ndarray]) -> str:
     options, (trained, total) = run.options, minirun.parameter_counts(run.model)
     adapters = f"QA head, LoRA rank {options.lora_rank} on {options.lora_targets}"
     waste = squad.padding_waste(run.train.windows, batches)
-    processes = f" x {run.processes.size} processes" * (run.processes.size > 1)
     rows = {
         "model": f"{options.model}, {total:,} parameters",
         "trains": f"{trained:,} ({trained / total:.2%}): {adapters if options.lora_rank else 'everything'}",
         "train": run.train.summary(),
         "dev": run.dev.summary(),
         "batches": f"{options.batch_size} windows x {options.gradient_accumulation_steps}, {waste:.1%} padding",
-        "compute": f"{run.device}, {str(run.dtype)[6:]}, {torch.get_num_threads()} threads{processes}",
+        "compute": minirun.describe_place(run.device, run.dtype, run.processes.size),
         "output": str(run.folder),
     }
     return "\n".join(f"{name:>8}  {value}" for name, value in rows.items())

@@ -108,7 +108,7 @@ def main(argv: list[str] | None = None) -> int:
     options, evaluated = command.options.resolved(), command.evaluate
     device = minirun.choose_device(options.device)
     run = prepare(options, evaluated, device)
-    with minirun.claim_folder(run.folder, command.resume or bool(evaluated), run.processes):
+    with minirun.claim_folder(run.folder, command, run.processes):
         if evaluated:
             print(describe_written(evaluate(run)))
             return 0
@@ -172,7 +172,7 @@ def startup_table(run: Run) -> str:
         "trains": f"{trained:,} ({trained / total:.2%}): {what}",
         "learns": f"{options.learn}: {len(run.train):,} prompts, {int(run.train.answer_tokens.sum()):,} tokens of them",
         "dev": f"{len(run.dev):,} prompts",
-        "compute": f"{run.device}, {str(run.dtype)[6:]}, {torch.get_num_threads()} threads",
+        "compute": minirun.describe_place(run.device, run.dtype),
         "output": str(run.folder),
     }
     return "\n".join(f"{name:>8}  {value}" for name, value in rows.items())

@@ -88,6 +88,7 @@ def theirs(questions: int, rate: float, dev: Path) -> Iterator[Point]:
                     **named(*batch[:3]), start_positions=batch.start_positions, end_positions=batch.end_positions
                 )
             found.loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)  # as run_qa does by default
             optimizer.step()
             optimizer.zero_grad()
             done += 1

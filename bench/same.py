@@ -90,11 +90,15 @@ def losses(data: squad.Dataset, options: train.Options, steps: int, name: str) -
     return np.array(found)
 
 
+def default_options() -> train.Options:
+    return train.Options(precision="bf16").resolved()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=200)
     steps = parser.parse_args().steps
-    data, options = load_windows(), train.Options(precision="bf16")
+    data, options = load_windows(), default_options()
     found = {name: losses(data, options, steps, name) for name in ("fast", "plain", "plain, reversed")}
     print("| difference of the loss | mean | largest | mean of the last tenth |\n| --- | --- | --- | --- |")
     for one, other in (("fast", "plain"), ("plain", "plain, reversed")):

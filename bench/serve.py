@@ -62,13 +62,13 @@ def load(address: str, clients: int, seconds: float) -> tuple[list[float], Count
         asked = 0
         while time.monotonic() < until:
             asked += 1
-            own = f"{number}{asked:04}"
+            own = f"{number:03}{asked:05}"  # of one length, so that none is a part of another
             began = time.monotonic()
             context = f"House {number} has the number {own}."
             status, answer = ask(address, f"What is the number of the house {number}?", context)
             if status == 200:
                 times.append(time.monotonic() - began)
-                seen["own" if answer in context else "of another"] += 1
+                seen["own" if answer and answer in context else "of another"] += 1
             else:
                 seen[status] += 1
                 time.sleep(1)  # as the server asks for

@@ -29,7 +29,11 @@ BERT_BASE = {
 
 @dataclass(frozen=True)
 class Setup:
-    """What one figure is measured with. pad_to 0: to the longest of the batch."""
+    """What one figure is measured with.
+
+    pad_to 0: to the longest of the batch. like_lengths: their batches are ours, windows of like lengths together,
+    instead of random ones, which hold more padding.
+    """
 
     side: str
     model: str = "minilm"
@@ -37,6 +41,7 @@ class Setup:
     precision: str = "bf16"
     dropout: float = 0.0
     pad_to: int = 0
+    like_lengths: bool = False
     device: str = "cpu"
 
 
@@ -89,6 +94,12 @@ def our_run(data: squad.Dataset, options: train.Options, device: torch.device) -
     return train.Run(options, folder, model, None, data, None, None, {}, {}, device, dtype, alone)
 
 
+def our_batches(data: squad.Dataset, window_ids: np.ndarray, size: int) -> list[np.ndarray]:
+    """These windows in batches as train.py makes them."""
+    lengths = data.windows.lengths[window_ids]
+    return [window_ids[at] for at in squad.training_batches(lengths, size, seed=0, epoch=0)]
+
+
 def build_ours(data: squad.Dataset, setup: Setup, device: torch.device):
     """A function of window numbers that takes train.py's own steps."""
     options = train.Options(
@@ -100,8 +111,8 @@ def build_ours(data: squad.Dataset, setup: Setup, device: torch.device):
     scaler = torch.amp.GradScaler(device.type, enabled=False)
 
     def steps(window_ids: np.ndarray) -> None:
-        for batch in squad.training_batches(data.windows.lengths[window_ids], setup.batch, seed=0, epoch=0):
-            train.training_step(run, run.model, window_ids[batch], optimizer, scaler, 1e-3)
+        for ids in our_batches(data, window_ids, setup.batch):
+            train.training_step(run, run.model, ids, optimizer, scaler, 1e-3)
 
     return steps
 
@@ -127,8 +138,11 @@ def build_theirs(data: squad.Dataset, setup: Setup, device: torch.device):
     optimizer = torch.optim.AdamW(trained, lr=1e-3)
 
     def steps(window_ids: np.ndarray) -> None:
-        for at in range(0, len(window_ids), setup.batch):
-            batch = squad.collate(data.windows, window_ids[at : at + setup.batch], multiple=1)
+        batches = np.split(window_ids, range(setup.batch, len(window_ids), setup.batch))
+        if setup.like_lengths:
+            batches = our_batches(data, window_ids, setup.batch)
+        for ids in batches:
+            batch = squad.collate(data.windows, ids, multiple=1)
             padding = (0, max(0, setup.pad_to - batch.input_ids.size(1)))
             inputs = [torch.nn.functional.pad(x, padding).to(device) for x in batch[:3]]
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=setup.precision == "bf16"):

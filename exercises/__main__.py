@@ -1,6 +1,6 @@
 """Judge what you wrote, or show a bug and ask the tests about it.
 
-python -m exercises 3            judge step 3 of exercises/yours.py
+python -m exercises 3            judge step 3 (or 3 4 5) of exercises/yours.py
 python -m exercises              judge all ten
 python -m exercises break 2      what bug 2 is; add --run to see which tests notice it
 """
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if words[:1] == ["break"]:
         return break_it(number_of(words[1:2], len(BREAKS)), "--run" in words)
-    steps = [number_of(words[:1], len(STEPS))] if words else list(STEPS)
+    steps = [number_of([word], len(STEPS)) for word in words] or list(STEPS)
     passed = [judged(step) for step in steps]
     return 0 if all(passed) else 1
 
@@ -53,7 +53,8 @@ def judged(step: int) -> bool:
     except NotImplementedError as error:
         called = traceback.extract_tb(error.__traceback__)[-1].name
         other = next((f"{name}, step {n}" for n, (name, _) in STEPS.items() if name == called and n != step), "")
-        found = f"it calls {other}, which is not written yet" if other else "not written yet"
+        found = "not written yet" if called in (name, "__init__") else f"{called}() is not written yet"
+        found = f"it calls {other}, which is not written yet" if other else found
     except AssertionError as error:
         found = f"not yet: {error}"
     except Exception:  # the learner's code may fail in any way

@@ -38,7 +38,9 @@ def main(argv: Sequence[str]) -> int:
     add("--five", action="store_true", help="five fixed configurations of rank, alpha, rate and targets instead")
     common.add_gpt(parser)
     options = parser.parse_args(argv)
-    data = common.prepare_data(options, may_change=("ranks", "rates", "five"))
+    sets = ["--lora-rank", "--lora-alpha", "--learning-rate", "--lora-targets", "--epochs", "--log-every"]
+    sets += ["--model"] * bool(options.gpt)
+    data = common.prepare_data(options, sets, may_change=("ranks", "rates", "five"))
     script = "train_gpt.py" if options.gpt else "train.py"
     rows = []
     for rank, alpha, rate, targets in tqdm(settings(options), desc="ablate", unit="run"):
@@ -47,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
         folder = options.output / f"r{rank}-a{alpha}-{rate:g}-{names.replace(',', '+')}"
         flags = [*data, *shape, "--lora-targets", names, "--epochs", "1", "--log-every", "10"]
         flags += ["--model", options.gpt] * bool(options.gpt)
-        run = common.trained(folder, flags + common.free_flags(flags, options.flags), script)
+        run = common.trained(folder, [*flags, *options.flags], script)
         dev = common.scored(folder, options.dev, script)
         row = {"rank": rank, "alpha": alpha, "learning_rate": rate, "targets": targets, **common.parameters(folder)}
         row |= {"seconds": run["seconds"], "peak_memory": run["peak_memory"], "held": run["metrics"], "dev": dev}
@@ -75,8 +77,9 @@ def notes(options: argparse.Namespace, rows: Sequence[dict]) -> str:
     else:
         best = max(rows, key=lambda row: common.held_f1(row["held"]))
         by, more = common.judged_by(best["held"]), "at the threshold of the held-out part if there is one"
+    questions, held = common.sizes(options.output)
     return (
-        f"{options.questions} questions of {Path(options.train).name}; chosen by {by} on {options.held} questions of "
+        f"{questions} questions of {Path(options.train).name}; chosen by {by} on {held} questions of "
         f"held-out articles: rank {best['rank']}, {best['targets']}, rate {best['learning_rate']:g}. "
         f"{Path(options.dev).name} was scored once per row, {more}."
     )

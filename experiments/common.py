@@ -103,21 +103,23 @@ def write_squad(examples: Sequence[squad.Example], path: Path) -> None:
         (part / path.name).write_text(json.dumps({"version": "v2.0", "data": data}), encoding="utf-8")
 
 
-def free_flags(made: Sequence[str], given: Sequence[str]) -> list[str]:
-    """The flags given after --, for all runs. Raises ValueError when the experiment sets one of them itself."""
-    own = {word for word in made if word.startswith("--")} | {"--output", "--resume", "--evaluate"}
+def check_free(given: Sequence[str], sets: Sequence[str]) -> None:
+    """Raise ValueError when one of the flags given after -- is one that the experiment `sets` itself."""
+    own = {*sets, "--train", "--dev", "--output", "--resume", "--evaluate"}
     taken = [word for word in given if word.split("=")[0] in own]
     if taken:
         raise ValueError(f"{', '.join(taken)} after --: this experiment sets that itself, see its --help")
-    return list(given)
 
 
-def prepare_data(options: argparse.Namespace, may_change: Sequence[str] = ()) -> list[str]:
+def prepare_data(options: argparse.Namespace, sets: Sequence[str] = (), may_change: Sequence[str] = ()) -> list[str]:
     """Write the two parts of the train file into the output folder; returns the flags that make train.py use them.
 
-    Args: may_change: options that only say what more to try; all others must stay as they were.
-    Raises ValueError when the folder holds an experiment with other options.
+    Args:
+        sets: the flags of train.py that this experiment gives to its runs.
+        may_change: options that only say what more to try; all others must stay as they were.
+    Raises ValueError when the folder holds an experiment with other options, or a flag after -- is one of `sets`.
     """
+    check_free(getattr(options, "flags", ()), sets)
     fit, held, made = (options.output / name for name in ("fit.json", "held.json", "experiment.json"))
     free = {"output", "debug", *may_change}
     wanted = {name: str(value) for name, value in vars(options).items() if name not in free}
@@ -134,6 +136,11 @@ def prepare_data(options: argparse.Namespace, may_change: Sequence[str] = ()) ->
             with atomic_write(options.output) as part:
                 write_json(part / made.name, wanted)
     return ["--train", str(fit), "--dev", str(held)]
+
+
+def sizes(folder: Path) -> tuple[int, int]:
+    """How many questions the two parts have: fewer than asked for where the file has no more."""
+    return len(squad.read_examples(folder / "fit.json")), len(squad.read_examples(folder / "held.json"))
 
 
 @contextlib.contextmanager

@@ -25,14 +25,15 @@ def main(argv: Sequence[str]) -> int:
     parser = common.parser("compare", "LoRA (rank 8, six linears) against full fine-tuning; three learning rates each.")
     parser.add_argument("--epochs", type=common.positive, default=2, metavar="N", help="(2)")
     options = parser.parse_args(argv)
-    data = common.prepare_data(options)
+    sets = ("--lora-rank", "--lora-targets", "--learning-rate", "--epochs", "--log-every")
+    data = common.prepare_data(options, sets)
     tried = [(kind, rate) for kind, (_, rates) in KINDS.items() for rate in rates]
     runs = {}
     for kind, rate in tqdm(tried, desc="compare", unit="run"):
         folder = options.output / f"{kind}-{rate:g}"
         flags = [*data, *KINDS[kind][0], "--learning-rate", str(rate), "--epochs", str(options.epochs)]
         flags += ["--log-every", "1"]
-        run = common.trained(folder, flags + common.free_flags([*flags, "--lora-targets"], options.flags))
+        run = common.trained(folder, [*flags, *options.flags])
         runs[kind, rate] = {"kind": kind, "rate": rate, "folder": str(folder), **run, "losses": losses(folder)}
     rows = []
     for kind in KINDS:
@@ -41,11 +42,13 @@ def main(argv: Sequence[str]) -> int:
         row = {**best, "dev": common.scored(folder, options.dev), "latency": latency(folder)}
         rows.append({**row, "parameters": common.parameters(folder), "bytes": size_of(folder)})
     others = "; ".join(f"{k} {r:g}: {common.held_f1(run['metrics']):.2f}" for (k, r), run in runs.items())
+    questions, held = common.sizes(options.output)
     notes = (
-        f"{options.questions} questions of {Path(options.train).name}, {options.epochs} epochs. Each rate was chosen "
-        f"by {common.judged_by(rows[0]['metrics'])} on {options.held} questions of held-out articles: {others}. "
-        f"{Path(options.dev).name} was scored once per row. Latency: the median of 40 single questions on a text of "
-        "130 tokens, in float32."
+        f"{questions} questions of {Path(options.train).name}, {options.epochs} epochs. Each rate was chosen "
+        f"by {common.judged_by(rows[0]['metrics'])} on {held} questions of held-out articles: {others}. "
+        f"{Path(options.dev).name} was scored once per row. The training loss counts windows without an answer "
+        "--null-weight times (1.5 by default), the held-out loss once. Latency: the median of 40 single questions on a "
+        "text of 130 tokens, in float32."
     )
     common.report(options.output, "LoRA against full fine-tuning", rows, COLUMNS, notes)
     common.draw(options.output / "compare.png", lambda axes: plot(axes, list(runs.values()), rows))

@@ -71,8 +71,8 @@ def figures(examples: Sequence[squad.Example], texts: dict[str, str], seconds: f
     metrics = squad.official_metrics(examples, texts)
     given = [e for e in examples if texts[e.id]]
     inside = sum(texts[e.id] in e.context for e in given) / max(1, len(given))
-    row = {name: f"{metrics[key]:.2f}" for name, key in (("EM", "exact"), ("F1", "f1"), ("HasAns F1", "HasAns_f1"))}
-    row["NoAns F1"] = f"{metrics['NoAns_f1']:.2f}" if "NoAns_f1" in metrics else "-"
+    keys = {"EM": "exact", "F1": "f1", "HasAns F1": "HasAns_f1", "NoAns F1": "NoAns_f1"}
+    row = {name: f"{metrics[key]:.2f}" if key in metrics else "-" for name, key in keys.items()}
     row["answered"] = f"{len(given) / len(examples):.0%}"
     row["answers that stand in the text"] = f"{inside:.0%}" if given else "none given"
     return row | {"questions a second": f"{len(examples) / seconds:.1f}"}

@@ -32,8 +32,8 @@ def main(argv: Sequence[str]) -> int:
     optuna = import_optuna()
     space = read_space(options.space)
     options.searched = json.dumps(space)  # so that another space counts as another experiment
-    common.free_flags(["--train", "--dev", "--epochs", *(f"--{flag}" for flag in space)], options.flags)
-    data = common.prepare_data(options, may_change=("trials", "space"))
+    sets = ["--epochs", *(f"--{flag}" for flag in space)]
+    data = common.prepare_data(options, sets, may_change=("trials", "space"))
     study = open_study(optuna, options.output)
     while trials_left(optuna, study, options.trials):
         study.optimize(lambda t: objective(t, space, data, options), n_trials=1, catch=(ValueError,), callbacks=[tell])
@@ -94,7 +94,20 @@ def read_space(path: Path) -> dict[str, dict]:
         known = isinstance(where, dict) and (where.keys() == {"choices"} or {"low", "high"} <= where.keys())
         if not known or where.keys() - {"choices", "low", "high", "log"}:
             raise ValueError(f"{path}: [{flag}] is {where}, expected choices, or low, high and perhaps log = true")
+        if "choices" in where and not (isinstance(where["choices"], list) and where["choices"]):
+            raise ValueError(f"{path}: [{flag}] has the choices {where['choices']!r}, expected a list of at least one")
+        if "low" in where:
+            _check_range(where["low"], where["high"], where.get("log", False), f"{path}: [{flag}]")
     return space
+
+
+def _check_range(low: object, high: object, log: object, where: str) -> None:
+    if not all(isinstance(number, int | float) and not isinstance(number, bool) for number in (low, high)):
+        raise ValueError(f"{where} goes from {low!r} to {high!r}, expected two numbers")
+    if not low < high:
+        raise ValueError(f"{where} goes from {low} to {high}, expected low below high")
+    if log and low <= 0:
+        raise ValueError(f"{where} starts at {low}, expected more than 0 with log = true")
 
 
 def proposed(trial, space: dict[str, dict]) -> dict[str, float | int | str]:
@@ -177,9 +190,10 @@ def finish(optuna, study, options, data: list[str]) -> None:
     weights = importances(optuna, study)
     listed = ", ".join(f"{flag} {weight:.0%}" for flag, weight in weights.items()) or "too few finished trials to tell"
     command = ["python train.py", *flags_of(best.params), "--epochs", str(options.epochs), *options.flags]
+    questions, held_out = common.sizes(options.output)
     notes = (
-        f"{options.questions} questions of {Path(options.train).name}, {options.epochs} epochs, judged by "
-        f"{common.judged_by(held)} on {options.held} questions of held-out articles. Best: trial {best.number}. "
+        f"{questions} questions of {Path(options.train).name}, {options.epochs} epochs, judged by "
+        f"{common.judged_by(held)} on {held_out} questions of held-out articles. Best: trial {best.number}. "
         f"Importances (PED-ANOVA): {listed}. {Path(options.dev).name}, scored once for the best: EM "
         f"{common.with_interval(dev, 'exact')}, F1 {common.with_interval(dev, 'f1')}.\n\n    {' '.join(command)}"
     )

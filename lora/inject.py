@@ -35,13 +35,13 @@ def add_lora(
     if head is not None:
         model.get_submodule(head)
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    linears = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear) and name != head}
+    linears = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear) and not _is_inside(n, head)}
     linears = [name for name, m in linears.items() if id(m.weight) not in embeddings]
     if not any(linears):  # there is none, or only the model itself, whose name is ""
         raise ValueError(f"a {type(model).__name__} holds no linear layers to wrap; one alone is wrapped by LoRALinear")
     if not targets:
         raise ValueError(f"LoRA targets are {targets!r}, expected all, or names of linear layers")
-    names = [name.strip() for name in targets.split(",")] if isinstance(targets, str) else targets
+    names = [name.strip() for name in targets.split(",")] if isinstance(targets, str) else list(targets)
     names = linears if names == ["all"] else names
     for target in names:
         if not any(_matches(name, target) for name in linears):
@@ -111,6 +111,11 @@ def remove_lora(model: nn.Module, keep: bool = True) -> None:
         layer.merge() if keep else layer.unmerge()
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, layer.base)
+
+
+def _is_inside(name: str, module: str | None) -> bool:
+    """Whether the layer called `name` is the module or a part of it."""
+    return module is not None and f"{name}.".startswith(f"{module}.")
 
 
 def _matches(name: str, target: str) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 class LoRALinear(nn.Module):
@@ -145,6 +146,7 @@ class _LoRALinear(torch.autograd.Function):
         return h.view(*x.shape[:-1], -1)
 
     @staticmethod
+    @once_differentiable  # x and u count as constants here: a derivative of a derivative would be silently wrong
     def backward(ctx, dh):
         x, u, W, sA, B = ctx.saved_tensors
         dh_rows = dh.reshape(-1, dh.size(-1))

@@ -61,6 +61,8 @@ def load_pretrained(
     Raises CheckpointError when files are missing or broken, or list every tensor that is missing, unexpected or of
     another shape; nothing is allocated before that, as config.json may ask for any size.
     """
+    if missing_head not in ("warn", "allow", "error"):
+        raise ValueError(f"missing_head is {missing_head!r}, expected warn, allow or error")
     folder, config = _find(name_or_path, revision, dropout)
     canonical = _canonical(config.family, config.family.unused)
     found = tensor_shapes(folder, canonical)

@@ -88,8 +88,8 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
 
 def check_settings(temperature: float, top_k: int, top_p: float) -> None:
     """Raise ValueError when a setting of `generate` is out of range."""
-    if not 0 <= temperature < float("inf"):
-        raise ValueError(f"temperature is {temperature}, expected a number of at least 0 (0: greedy)")
+    if temperature != 0 and not 1e-3 <= temperature < float("inf"):  # logits divided by less would overflow
+        raise ValueError(f"temperature is {temperature}, expected 0 (greedy), or a number of at least 0.001")
     if top_k < 0:
         raise ValueError(f"top_k is {top_k}, expected at least 0 (0: all tokens)")
     if not 0 < top_p <= 1:

@@ -10,6 +10,7 @@ from minirun.hardware import (
     autocast,
     choose_device,
     choose_precision,
+    describe_place,
     explain_out_of_memory,
     fused_attention_pays,
     keep_freed_memory,
@@ -26,8 +27,8 @@ from minirun.track import check_tracker
 
 __all__ = [
     "Parser", "Processes", "Record", "RunOptions", "Step", "autocast", "catch_stop_signals", "check_tracker",
-    "choose_device", "choose_precision", "claim_folder", "explain_out_of_memory", "fingerprint", "fit_to_time",
-    "fused_attention_pays", "inline_policy", "join_processes", "keep_freed_memory", "make_optimizer",
+    "choose_device", "choose_precision", "claim_folder", "describe_place", "explain_out_of_memory", "fingerprint",
+    "fit_to_time", "fused_attention_pays", "inline_policy", "join_processes", "keep_freed_memory", "make_optimizer",
     "missing_packages", "option", "parameter_counts", "parse_command", "prepare_frozen", "progress_bar", "run_command",
     "schedule", "seconds_per_window", "step_seed",
 ]  # fmt: skip

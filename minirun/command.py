@@ -48,7 +48,8 @@ def parse_command(argv: list[str] | None, options: type, prog: str, description:
 
     --resume RUN and --evaluate RUN take their options from the run's config.json; flags given beside them override it.
     An evaluation writes to RUN/evaluation unless --output says otherwise, so that the run's own figures stay.
-    Raises ValueError when a value is not allowed, or a resumed run changes an option marked as fixed.
+    Raises ValueError when a value is not allowed, a resumed run changes an option marked as fixed, or another run is in
+    the folder to write into.
     """
     parser = Parser(prog=prog, description=description)
     verbs = parser.add_mutually_exclusive_group()
@@ -70,7 +71,20 @@ def parse_command(argv: list[str] | None, options: type, prog: str, description:
     made = options(**values)
     if first.resume:
         _check_resume(run, saved, made)
-    return Command(made, bool(first.resume), Path(first.evaluate) if first.evaluate else None)
+    command = Command(made, bool(first.resume), Path(first.evaluate) if first.evaluate else None)
+    if made.output:
+        check_free(Path(made.output), command)
+    return command
+
+
+def check_free(folder: Path, command: Command) -> None:
+    """Raise ValueError when a run is in the folder that this command would write into, but for the one it resumes.
+
+    An evaluation may take the place of another one, not of a run.
+    """
+    marks = ("log.jsonl", "checkpoint") if command.evaluate else ("config.json",)
+    if not command.resume and any((folder / mark).exists() for mark in marks):
+        raise ValueError(f"{folder} already holds a run: --resume it, or choose another --output")
 
 
 def saved_options(path: Path, options: type) -> dict:

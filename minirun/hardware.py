@@ -31,9 +31,11 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     """`fp32`, `bf16` or `fp16` -> that dtype; `auto` -> the fastest that `device` multiplies natively and safely.
 
     auto: on CUDA bf16 from compute capability 8.0 on, fp16 before that; on a CPU bf16 with AVX-512 BF16, AMX or Arm's
-    BF16, else fp32; on other devices fp32.
+    BF16, else fp32; on other devices fp32. Raises ValueError for another name.
     """
     if name != "auto":
+        if name not in PRECISIONS:
+            raise ValueError(f"precision is {name!r}, expected auto, {', '.join(PRECISIONS)}")
         return PRECISIONS[name]
     if device.type == "cuda":
         # torch.cuda.is_bf16_supported() is also true where bf16 is emulated
@@ -41,6 +43,12 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     if device.type == "cpu" and _cpu_flags() & BF16_FLAGS:
         return torch.bfloat16
     return torch.float32
+
+
+def describe_place(device: torch.device, dtype: torch.dtype, processes: int = 1) -> str:
+    """Where a run computes, for its startup table."""
+    text = f"{device}, {str(dtype)[6:]}, {torch.get_num_threads()} threads"
+    return text if processes == 1 else f"{text} x {processes} processes"
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from minirun.hardware import choose_precision
 
@@ -120,5 +121,6 @@ class _PackedProduct(torch.autograd.Function):
         return layer.products[0](x)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, dh):
         return ctx.product_back(dh.reshape(-1, dh.size(-1))).view(*dh.shape[:-1], -1), None

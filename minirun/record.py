@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from minihub import CheckpointError, atomic_write, only_writer, read_object, write_json
 from minirun.checkpoint import load_checkpoint, save_checkpoint
-from minirun.command import changed_options
+from minirun.command import Command, changed_options, check_free
 from minirun.log import RunLog
 from minirun.processes import Processes
 from minirun.track import open_tracker
@@ -209,14 +209,13 @@ class Record:
 
 
 @contextlib.contextmanager
-def claim_folder(folder: Path, may_hold_run: bool, processes: Processes) -> Iterator[None]:
+def claim_folder(folder: Path, command: Command, processes: Processes) -> Iterator[None]:
     """Keep other processes than this run's from writing into the folder.
 
-    Raises ValueError when one is writing there already, or when a run is in it and may_hold_run is false.
+    Raises ValueError when one is writing there already, or when `check_free` does.
     """
     with only_writer(folder) if processes.is_main else contextlib.nullcontext():
-        if not may_hold_run and (folder / "config.json").exists():
-            raise ValueError(f"{folder} already holds a run: --resume it, or choose another --output")
+        check_free(folder, command)
         processes.wait()  # until all have looked, as the main process will now write
         yield
 

@@ -33,6 +33,7 @@ LINES = {
 METRICS, PREDICTIONS, NBEST, NULL_ODDS = (
     f"{name}.json" for name in ("metrics", "predictions", "nbest_predictions", "null_odds")
 )
+LARGEST_FILE = 2**31  # bytes; about 4,000 are written for a question
 
 
 def evaluate(

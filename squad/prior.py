@@ -13,7 +13,7 @@ import numpy as np
 from squad.examples import Example
 from squad.metrics import question_scores
 from squad.scoring import Normalize, normalize_answer
-from squad.spans import Predictions
+from squad.spans import CERTAIN, Predictions
 
 SHARES = (0.5, 0.67, 0.9)  # of questions with an answer, for which `coverage` says what happens
 
@@ -23,8 +23,10 @@ def null_scale(examples: Sequence[Example], null_odds: Mapping[str, float]) -> f
 
     Logistic regression, P(no answer | odds) = sigmoid((odds - b) / scale), by Newton's method. A weak pull of 1 / scale
     towards 0 keeps it finite where the odds tell the two kinds apart without an error. Also None when odds say nothing
-    about answers, or the contrary: then no threshold helps.
+    about answers, or the contrary: then no threshold helps. Texts without a single token are left out: their odds are
+    a constant that would outweigh all others.
     """
+    examples = [example for example in examples if null_odds[example.id] < CERTAIN / 2]
     x = np.array([null_odds[example.id] for example in examples])
     y = np.array([not example.answers for example in examples], float)
     if y.all() or not y.any() or x.std() == 0:

@@ -97,6 +97,8 @@ def decode(examples: Sequence[Example], windows: Windows, found: WindowPredictio
             if len(texts) == N_BEST:
                 break
             start, end = starts[at], ends[at]
+            if start == end:  # a token of white space only, as byte-level tokenizers have: no answer is empty
+                continue
             text = example.context[start:end]
             texts.setdefault(text, {"text": text, "score": score[at], "start": start, "end": end})
         best = next(iter(texts.values()), {"text": "", "score": float(null_score[i]) - CERTAIN})

@@ -60,6 +60,11 @@ def make_windows(
     template = find_template(tokenizer)
     special = template.special_tokens
     room = max_length - special - max_question_tokens
+    if room < 1:
+        raise ValueError(
+            f"max length is {max_length}, expected at least {special + max_question_tokens + 1}: {max_question_tokens} "
+            f"tokens are kept for the question and {special} for special tokens"
+        )
     if not 0 <= overlap < room:
         raise ValueError(
             f"window overlap is {overlap}, expected 0 to {room - 1}: of a max length of {max_length}, "

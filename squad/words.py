@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from minihub import read_object
-from squad.evaluation import METRICS, NBEST, PREDICTIONS, headline, results_table
+from squad.evaluation import LARGEST_FILE, METRICS, NBEST, PREDICTIONS, headline, results_table
 from squad.examples import Example
 from squad.metrics import question_scores
 from squad.scoring import Normalize, find_scoring, normalize_answer
@@ -13,7 +13,9 @@ from squad.scoring import Normalize, find_scoring, normalize_answer
 
 def show_results(folder: Path, examples: Sequence[Example]) -> str:
     """What a person sees at the end: the table, the same in words, and some answers, from `write_results`' files."""
-    metrics, answers, nbest = (read_object(folder / name) for name in (METRICS, PREDICTIONS, NBEST))
+    metrics, answers, nbest = (
+        read_object(folder / name, largest=LARGEST_FILE) for name in (METRICS, PREDICTIONS, NBEST)
+    )
     normalize = find_scoring(metrics["scoring"], metrics["language"]).normalize
     shown = shown_answers(examples, answers, nbest, normalize)
     return f"{results_table(metrics)}\n\n{in_words(metrics)}\n\nat threshold {metrics['threshold']:.3f}:\n{shown}"

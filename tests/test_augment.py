@@ -136,6 +136,12 @@ def test_made_questions_are_trained_on_as_unanswerable(tokenizer, tmp_path, real
     assert not batch.start_positions.any() and not batch.end_positions.any()
 
 
+@pytest.mark.parametrize(("flag", "value", "least"), [("--seed", "-1", 0), ("--count", "0", 1)])
+def test_the_command_refuses_numbers_that_are_too_small(flag, value, least):
+    with pytest.raises(ValueError, match=f"{flag} is {value}, expected at least {least}"):
+        main([str(ROOT / "data" / "dev.json.gz"), flag, value])
+
+
 def test_the_command_shows_old_and_new(capsys):
     assert main([str(ROOT / "data" / "dev.json.gz"), "--count", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()

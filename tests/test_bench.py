@@ -1,5 +1,6 @@
 """bench/: FLOPs against a counter inside torch, both sides' steps, the plain formulas, workers, and kept reports."""
 
+import dataclasses
 import multiprocessing
 import operator
 import os
@@ -118,6 +119,33 @@ def test_fast_and_plain_paths_start_with_the_same_loss(tiny, data, fast_calls):
     plain = same.losses(data, options, 1, "plain")
     assert not fast_calls
     assert fast == pytest.approx(plain, rel=1e-5)
+
+
+def test_the_default_options_of_the_comparison_take_steps(tiny, data):
+    options = dataclasses.replace(same.default_options(), model=str(tiny))
+    assert len(same.losses(data, options, 1, "plain")) == 1
+
+
+@pytest.mark.filterwarnings("ignore")  # PEFT's
+def test_both_sides_take_the_same_batches_where_it_says_so(tiny, data, monkeypatch):
+    pytest.importorskip("transformers", reason="needs the extra `bench`")
+    pytest.importorskip("peft", reason="needs the extra `bench`")
+    taken, collate = [], squad.collate
+
+    def spy(windows, ids, *rest, **more):
+        taken.append(ids.tolist())
+        return collate(windows, ids, *rest, **more)
+
+    monkeypatch.setattr(squad, "collate", spy)
+    given, batches = np.array([5, 3, 0, 2, 7, 6, 1]), {}
+    for name, more in (("ours", {}), ("random", {}), ("same", {"like_lengths": True})):
+        build = sides.build_ours if name == "ours" else sides.build_theirs
+        steps = build(data, sides.Setup(name, model=str(tiny), batch=3, precision="fp32", **more), torch.device("cpu"))
+        taken.clear()
+        steps(given)
+        batches[name] = list(taken)
+    assert batches["random"] == [[5, 3, 0], [2, 7, 6], [1]]
+    assert sorted(map(sorted, batches["same"])) == sorted(map(sorted, batches["ours"])) != batches["random"]
 
 
 def test_fast_and_plain_paths_learn_the_same(tiny, data):

@@ -2,12 +2,15 @@
 
 import copy
 import math
+import shutil
+import sys
 
 import numpy as np
 import pytest
 import torch
 from helpers import ROOT
 
+import lora
 from exercises import __main__ as exercises
 from exercises import solutions, yours
 from exercises.breaks import BREAKS, failing_tests, patched
@@ -149,6 +152,24 @@ def test_a_step_that_calls_one_not_written_says_so(monkeypatch, capsys):
     monkeypatch.setattr(yours, "encoder_layer", lambda layer, x, mask: yours.attention(x, x, x, mask))
     assert exercises.main(["2"]) == 1
     assert "it calls attention, step 1, which is not written yet" in capsys.readouterr().out
+
+
+def test_a_class_with_a_method_not_written_says_which(monkeypatch, capsys):
+    class Unmerged(lora.LoRALinear):
+        def merge(self):
+            raise NotImplementedError
+
+    monkeypatch.setattr(yours, "LoRALinear", Unmerged)
+    assert exercises.main(["4", "1"]) == 1
+    said = capsys.readouterr().out
+    assert "merge() is not written yet" in said
+    assert " 1 attention" in said  # both that were asked for are judged
+
+
+def test_tests_that_do_not_run_are_not_taken_for_tests_that_pass(monkeypatch):
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    with pytest.raises(ValueError, match=r"the tests did not run .*: pip install -e '\.\[test\]'"):
+        failing_tests(2)
 
 
 def test_code_that_fails_shows_where(monkeypatch, capsys):

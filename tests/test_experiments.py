@@ -111,7 +111,14 @@ def test_flags_that_an_experiment_sets_itself_are_refused(given, tiny, tmp_path)
     more = ("--ranks", "1", "--rates", "1e-3", "--output", str(tmp_path))
     with pytest.raises(ValueError, match=f"^{given[0]} after --: this experiment sets that itself"):
         ablate.main([*on_tiny(tiny, *more), *given])
-    assert not list(tmp_path.glob("r1-*"))
+    assert not list(tmp_path.iterdir())  # so that the folder is free for the right ones
+
+
+def test_no_run_begins_before_all_flags_are_known_to_be_free(tiny, tmp_path):
+    """--null-weight is changed by the last runs of `recipe` only."""
+    with pytest.raises(ValueError, match="--null-weight after --: this experiment sets that itself"):
+        recipe.main([*on_tiny(tiny, "--output", str(tmp_path)), "--null-weight", "2"])
+    assert not list(tmp_path.iterdir())
 
 
 def test_questions_that_all_have_an_answer_are_judged_by_always_answering(tiny, tmp_path, monkeypatch):

@@ -243,7 +243,8 @@ def test_filters_equal_transformers():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"temperature": -0.1}, "temperature is -0.1, expected a number of at least 0"),
+        ({"temperature": -0.1}, r"temperature is -0.1, expected 0 \(greedy\), or a number"),
+        ({"temperature": 1e-40}, "temperature is 1e-40"),
         ({"temperature": float("nan")}, "temperature is nan"),
         ({"top_k": -1}, "top_k is -1, expected at least 0"),
         ({"top_p": 0.0}, "top_p is 0.0, expected above 0 and at most 1"),

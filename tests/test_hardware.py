@@ -7,6 +7,11 @@ import minirun
 from minirun import hardware
 
 
+def test_a_precision_of_another_name_is_an_error():
+    with pytest.raises(ValueError, match="precision is 'float32', expected auto, fp32, bf16, fp16"):
+        minirun.choose_precision("float32", torch.device("cpu"))
+
+
 def test_a_device_that_is_not_here_is_an_error(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)

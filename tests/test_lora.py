@@ -79,6 +79,13 @@ def test_gradients_equal_finite_differences():
     assert torch.autograd.gradcheck(f, (x, layer.lora_A, layer.lora_B))
 
 
+def test_a_derivative_of_a_derivative_is_refused_and_not_wrong():
+    layer = LoRALinear(nn.Linear(5, 4).requires_grad_(False), rank=2, alpha=3)
+    [slope] = torch.autograd.grad(layer(torch.randn(3, 5)).square().sum(), [layer.lora_A], create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        slope.square().sum().backward()
+
+
 def test_dropout_acts_on_the_update_only_and_only_in_training():
     layer = LoRALinear(nn.Linear(50, 4), rank=2, alpha=3, dropout=0.5)
     x = torch.randn(3, 50)
@@ -230,6 +237,14 @@ def test_trainable_is_adapters_and_head_exactly(model, targets, linears):
 
 def test_one_layer_can_be_named(model):
     assert add_lora(model, 2, 4, ["layers.1.key"]) == ["bert.layers.1.key"]
+
+
+def test_layers_inside_the_head_are_not_wrapped():
+    model = nn.Sequential()
+    model.body, model.head = nn.Linear(3, 7), nn.Sequential(nn.Linear(7, 5), nn.Tanh(), nn.Linear(5, 2))
+    model.header = nn.Linear(2, 3)
+    assert lora.add_lora(model, 2, 4, targets=("all",), head="head") == ["body", "header"]
+    assert all(parameter.requires_grad for parameter in model.head.parameters())
 
 
 def test_errors_name_what_there_is(model):

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from helpers import GOLDEN, ROOT, flags, options_of, parse, read
+from helpers import GOLDEN, ROOT, everything, flags, options_of, parse, read
 
 import train
 
@@ -23,6 +23,30 @@ def test_flags_are_the_fields_with_their_types():
 def test_a_folder_that_holds_a_run_is_refused(run, tiny):
     with pytest.raises(ValueError, match="already holds a run"):
         train.main(flags(tiny, run))
+
+
+def test_a_folder_that_holds_a_run_is_refused_before_anything_takes_time(run, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "prepare", None)
+    with pytest.raises(ValueError, match="already holds a run"):
+        train.main(flags(tiny, run))
+
+
+def test_an_evaluation_takes_the_place_of_another_but_not_of_a_run(run, tiny, tmp_path):
+    before = everything(run)
+    for given in ([], ["--model", str(tiny)]):
+        with pytest.raises(ValueError, match=f"{run} already holds a run"):
+            train.main(["--evaluate", str(run), "--output", str(run), *given])
+    assert everything(run) == before
+    for _ in range(2):
+        assert train.main(["--evaluate", str(run), "--output", str(tmp_path / "again")]) == 0
+
+
+def test_a_mistyped_train_file_is_found_before_anything_takes_time(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "load_pretrained", None)
+    arguments = flags(tiny, tmp_path / "out")
+    arguments[arguments.index("--train") + 1] = "nowhere.json"
+    with pytest.raises(ValueError, match=r"nowhere\.json: no such file"):
+        train.main(arguments)
 
 
 def test_resume_takes_the_runs_options_and_flags_win(run):

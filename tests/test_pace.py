@@ -79,6 +79,10 @@ def test_a_run_on_the_excerpt_keeps_the_number_it_chose(tiny, tmp_path, monkeypa
     monkeypatch.setattr(minirun, "seconds_per_window", lambda *_: 0.02)
     assert train.main(on_excerpt(tiny, tmp_path / "fast")) == 0
     assert [read(tmp_path / "fast" / "config.json")[k] for k in MADE] == [11_250, 1_875, 1_875]
+    assert train.main(on_excerpt(tiny, tmp_path / "more", "--augment", "4000")) == 0
+    assert [read(tmp_path / "more" / "config.json")[k] for k in MADE] == [9_125, 4_000, 1_875]  # 15,000 in all
+    assert train.main(on_excerpt(tiny, tmp_path / "most", "--augment", "20000")) == 0
+    assert [read(tmp_path / "most" / "config.json")[k] for k in MADE] == [3_750, 20_000, 1_875]
     assert train.main(on_excerpt(tiny, tmp_path / "answerable", "--answerable-only")) == 0
     assert [read(tmp_path / "answerable" / "config.json")[k] for k in MADE] == [15_000, 0, 0]
     assert train.main(flags(tiny, tmp_path / "file")) == 0

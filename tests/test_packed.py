@@ -27,6 +27,13 @@ def linear(inputs=15, outputs=22, bias=True):
     return torch.nn.Linear(inputs, outputs, bias).requires_grad_(False)
 
 
+def test_a_derivative_of_a_derivative_is_refused_and_not_wrong():
+    x = torch.randn(3, 15, requires_grad=True)
+    [slope] = torch.autograd.grad(packed.PackedLinear(linear())(x).square().sum(), [x], create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        slope.square().sum().backward()
+
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("rows", [(3, 7), (1, 1), (5,)])
 def test_values_and_gradients_are_those_of_f_linear(rows, bias):

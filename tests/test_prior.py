@@ -62,6 +62,17 @@ def test_moving_there_and_back_changes_nothing(threshold, scale, known, expected
     assert (moved > threshold) == (expected > known) or moved == pytest.approx(threshold)
 
 
+def test_a_text_without_tokens_does_not_move_the_scale(tokenizer):
+    examples, predictions = sample(0.4, 1_000, seed=2)
+    empty = example(context=" ", answers=(), id="empty")
+    windows = squad.make_windows([empty], tokenizer)
+    nothing = squad.WindowPredictions(
+        np.full((1, 1), -np.inf), np.zeros((1, 1), int), np.zeros((1, 1), int), np.zeros(1), np.zeros(1)
+    )
+    odds = predictions.null_odds | squad.decode([empty], windows, nothing).null_odds
+    assert null_scale([*examples, empty], odds) == null_scale(examples, predictions.null_odds)
+
+
 def test_no_scale_where_odds_say_nothing():
     examples = [example(answers=[squad.Answer("vin", 0)] if i % 2 else (), id=str(i)) for i in range(8)]
     assert null_scale(examples[1::2], {e.id: float(i) for i, e in enumerate(examples)}) is None

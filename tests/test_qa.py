@@ -251,6 +251,10 @@ def test_a_test_set_without_gold_answers(run, tiny, tmp_path):
         (["--serve", "--json"], "--json needs --context"),
         (["--context", "text.txt", "--question", "who", "--null-threshold", "nan"], "null threshold is nan"),
         (["--serve", "--question", "who"], "--question needs --context"),
+        (["--context", "text.txt", "--question", "who", "--port", "80"], "--port needs --serve"),
+        (["--export", "out", "--precision", "bf16"], "--precision changes nothing in --export"),
+        (["--batch", "text.txt", "--output", "nowhere/x.jsonl"], "there is no folder nowhere"),
+        (["--batch", "blank.json"], "blank.json: question one is blank, expected a question"),
         ([], "one of the arguments"),
     ],
 )
@@ -258,6 +262,8 @@ def test_mistakes_are_one_line_and_status_2(run, tmp_path, arguments, message):
     (tmp_path / "latin1.txt").write_bytes(b"caf\xe9")
     (tmp_path / "text.txt").write_text("vin")
     (tmp_path / "predictions.json").write_text("{}")
+    paragraph = {"context": "vin", "qas": [{"id": "one", "question": " "}]}
+    (tmp_path / "blank.json").write_text(json.dumps({"data": [{"title": "x", "paragraphs": [paragraph]}]}))
     model = [] if "--model" in arguments else ["--model", str(run)]
     done = subprocess.run(
         [sys.executable, "-m", "minibert.qa", *arguments, *model],

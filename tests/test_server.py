@@ -59,6 +59,11 @@ def test_the_page_loads_nothing_and_runs_only_its_own_script(port):
     assert "default-src 'none'" in policy and "script-src 'sha256-" in policy
 
 
+def test_a_port_that_is_taken_is_named(port):
+    with pytest.raises(OSError, match=f"cannot serve on 127.0.0.1:{port} .*: choose another port or host"):
+        make_server(scripted, port=port)
+
+
 def test_an_answer_has_the_best_and_the_candidates(port):
     status, content = ask(port, {"question": "b c", "context": "a b c", "top_k": 2})
     found = {"score": 0.5, "start": 2, "end": 5, "answer": "b c", "null_margin": -1.0}

@@ -1,6 +1,7 @@
 """Loss and decoding against brute force."""
 
 import math
+import types
 
 import helpers
 import numpy as np
@@ -150,6 +151,18 @@ def test_a_context_without_tokens_is_surely_unanswerable(tokenizer):
     assert predictions.null_odds["x"] == CERTAIN
     assert [e["text"] for e in predictions.nbest["x"]] == [""]
     assert predictions.nbest["x"][0]["probability"] == 1.0
+
+
+def test_a_span_of_white_space_only_is_no_answer():
+    """As byte-level tokenizers have: offsets without the space around a word leave such a token no characters."""
+    place = np.array([[[5, 5]], [[0, 3]]])  # in characters
+    windows = types.SimpleNamespace(
+        example_index=np.zeros(1, int), char_spans=lambda window_ids, start, end: place[start, 0]
+    )
+    predictions = decode([example("x", "Vin.\n")], windows, found([[4.0, 1.0]], [[0, 1]], [[0, 1]], [2.0]))
+    assert predictions.answers == {"x": "Vin"}
+    assert predictions.null_odds == {"x": 2.0 - 1.0}
+    assert [entry["text"] for entry in predictions.nbest["x"]] == ["", "Vin"]
 
 
 def test_the_20_best_different_texts_are_kept(two_questions, tokenizer):

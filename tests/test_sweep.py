@@ -30,6 +30,11 @@ def test_the_example_spaces_are_flags_of_train(name):
         ("rate = 3", r"\[rate\] is 3, expected choices, or low, high"),
         ("[rate]\nlow = 3", r"\[rate\] is {'low': 3}, expected choices, or low, high"),
         ("[rate]\nlow = 3\nhigh = 4\nstep = 1", r"expected choices, or low, high"),
+        ("[rate]\nlow = 'a'\nhigh = 4", r"\[rate\] goes from 'a' to 4, expected two numbers"),
+        ("[rate]\nlow = 5\nhigh = 4", r"\[rate\] goes from 5 to 4, expected low below high"),
+        ("[rate]\nlow = 0\nhigh = 4\nlog = true", r"\[rate\] starts at 0, expected more than 0 with log"),
+        ("[rate]\nchoices = []", r"\[rate\] has the choices \[\], expected a list of at least one"),
+        ("[rate]\nchoices = 5", r"\[rate\] has the choices 5, expected a list"),
     ],
 )
 def test_spaces_that_are_none(tmp_path, text, message):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import everything, flags, gradients_of_step, letter_tokenizer, make_run, options_of, sigterm_at, write_tiny
+from safetensors.torch import load_file, save_file
 
 import minibert
 import squad
@@ -128,19 +129,25 @@ def test_a_taught_run_resumes_to_the_last_byte_and_only_with_its_teachers(tiny, 
     name = "adapter/adapter_model.safetensors"
     assert everything(tmp_path / "untaught")[name] != whole[name]
 
-    shutil.copy(tmp_path / "untaught" / name, teacher / "adapter_model.safetensors")
+    weights = load_file(teacher / "adapter_model.safetensors")
+    [head] = [key for key in weights if key.endswith("qa_outputs.weight")]
+    save_file(weights | {head: -weights[head]}, teacher / "adapter_model.safetensors")  # another one in its head only
     with pytest.raises(ValueError, match=f"this run was started with another teacher {teacher}"):
         train.main(["--resume", str(tmp_path / "other")])
 
 
-def test_a_teacher_with_another_vocabulary_or_too_few_positions_is_refused(tiny, tmp_path):
+def test_a_teacher_with_another_vocabulary_or_too_few_positions_is_refused(tiny, tmp_path, monkeypatch):
     other = tmp_path / "other"
     other.mkdir()
     write_tiny(other, letter_tokenizer(words=["who"]))
     with pytest.raises(ValueError, match=f"teacher {other}: it has another vocabulary"):
         make_run(options_of(flags(tiny, tmp_path / "unused", "--teachers", str(other))))
+    mistyped = flags(tiny, tmp_path / "unused", "--teachers", "nowhere/at-all/here")
+    monkeypatch.setattr(squad, "load_dataset", None)  # refused before the data is read, which can take minutes
+    with pytest.raises(ValueError, match="the teachers are 'a,', expected names with commas between them"):
+        make_run(options_of(flags(tiny, tmp_path / "unused", "--teachers", "a,")))
     with pytest.raises(ValueError, match=r"teacher nowhere/at-all/here: .*no such folder"):
-        make_run(options_of(flags(tiny, tmp_path / "unused", "--teachers", "nowhere/at-all/here")))
+        make_run(options_of(mistyped))
     short = minibert.load_pretrained(tiny)
     config = dataclasses.replace(short.config, max_position_embeddings=20)
     shutil.copytree(tiny, tmp_path / "short")

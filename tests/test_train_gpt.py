@@ -90,6 +90,9 @@ def test_the_writer_and_the_command_say_what_the_run_wrote(answers, tiny, capsys
         assert ask([*arguments, *how]) == ask([*arguments, *how]) == 0
         first, second = capsys.readouterr().out.splitlines()
         assert first == second
+    for idle, how in (("--k", ["--k", "3"]), ("--p", ["--decoding", "top-k", "--p", "0.5"])):
+        with pytest.raises(ValueError, match=f"{idle}: changes nothing with --decoding"):
+            ask([*arguments, *how])
 
 
 def test_evaluating_again_gives_the_same(answers, tiny):
@@ -173,7 +176,7 @@ def test_a_written_phrase_of_silence_is_no_answer(text, tiny, tmp_path, monkeypa
     monkeypatch.setattr(minigpt, "generate", lambda *_, **__: padded)
     asked = make_prompts(run.examples[:3], run.tokenizer, 140, run.eos_id, answer_room=8)
     by_length = np.argsort(asked.lengths, kind="stable")
-    found = write_answers(run.model, run.tokenizer, asked, 8, silence="unanswerable")
+    found = write_answers(run.model, run.tokenizer, asked, 8, silence="unanswerable ")
     assert [found[row] for row in by_length] == ["", "vin", ""]
 
 

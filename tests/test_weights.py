@@ -68,6 +68,11 @@ def test_loads_shards(tmp_path, reference):
         minibert.load_pretrained(tmp_path)
 
 
+def test_what_to_do_about_a_missing_head_is_one_of_three(tiny):
+    with pytest.raises(ValueError, match="missing_head is 'raise', expected warn, allow or error"):
+        minibert.load_pretrained(tiny, missing_head="raise")
+
+
 def test_a_missing_head_is_initialised_and_told(tmp_path, caplog, reference):
     bare = {k: v for k, v in STATE.items() if not k.startswith("qa_outputs")}
     with caplog.at_level(logging.WARNING, "minibert"):

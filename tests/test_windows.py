@@ -155,10 +155,15 @@ def test_a_context_of_100_000_words(tokenizer):
     assert (windows.start_positions > 0).sum() == 1
 
 
-@pytest.mark.parametrize(("max_length", "overlap"), [(84, 20), (40, 0), (384, 317), (384, -1)])
+@pytest.mark.parametrize(("max_length", "overlap"), [(84, 20), (68, 1), (384, 317), (384, -1)])
 def test_windows_that_cannot_step_forward(tokenizer, max_length, overlap):
     with pytest.raises(ValueError, match=rf"window overlap is {overlap}, expected 0 to"):
         make_windows([example()], tokenizer, max_length, overlap, max_question_tokens=64)
+
+
+def test_windows_without_room_for_a_text(tokenizer):
+    with pytest.raises(ValueError, match="max length is 67, expected at least 68: 64 tokens are kept for the question"):
+        make_windows([example()], tokenizer, 67, 0, max_question_tokens=64)
 
 
 @pytest.mark.parametrize("what", ["truncation", "padding"])

@@ -86,6 +86,10 @@ def test_no_answer_is_longer_than_allowed(tiny, tmp_path, tokenizer):
     assert load_reader(out, device="cpu").max_answer_tokens == 2
 
 
+def load_data(options, split, tokenizer):
+    return train.load_data(options, split, squad.find_data(getattr(options, split), split), tokenizer, False)
+
+
 def test_questions_are_made_for_training_only_and_drawn_by_the_seed(tiny, tmp_path):
     tokenizer = minibert.load_tokenizer(tiny)
     more = ("--augment", "3", "--leave-out", "2", "--max-train-examples", "120", "--max-dev-examples", "9")
@@ -94,7 +98,7 @@ def test_questions_are_made_for_training_only_and_drawn_by_the_seed(tiny, tmp_pa
         arguments[arguments.index(name) + 1] = "excerpt"
 
     def loaded(split, seed="0"):
-        return train.load_data(options_of([*arguments, "--seed", seed]), split, tokenizer, talks=False)
+        return load_data(options_of([*arguments, "--seed", seed]), split, tokenizer)
 
     file = squad.read_examples(squad.find_data("excerpt", "dev"))
     assert loaded("dev").examples == file[:9]
@@ -112,8 +116,8 @@ def test_malformed_questions_are_skipped_where_asked(tiny, tmp_path):
     arguments = flags(tiny, tmp_path / "unused", "--train", str(tmp_path / "bad.json"))
     tokenizer = minibert.load_tokenizer(tiny)
     with pytest.raises(squad.DataError, match="question Vin0: answer 'a mistborn' at 8"):
-        train.load_data(options_of(arguments), "train", tokenizer)
-    assert len(train.load_data(options_of([*arguments, "--skip-bad"]), "train", tokenizer).examples) == 23
+        load_data(options_of(arguments), "train", tokenizer)
+    assert len(load_data(options_of([*arguments, "--skip-bad"]), "train", tokenizer).examples) == 23
 
 
 def test_the_base_of_a_run_is_read_at_its_revision(tiny, tmp_path, monkeypatch):

@@ -1,8 +1,11 @@
 """Figures and answers in plain words."""
 
+import pytest
 from helpers import example, read
 
 import squad
+from minihub.files import LARGEST_JSON
+from squad import words
 from squad.scoring import normalize_multilingual
 from squad.words import in_words, show_results, shown_answers
 
@@ -53,6 +56,14 @@ def test_the_end_of_a_run_shows_its_own_files(run, tiny):
     text = show_results(run, squad.read_examples(tiny / "squad.json"))
     metrics = read(run / "metrics.json")
     assert text.startswith(f"{squad.results_table(metrics)}\n\n{in_words(metrics)}\n\n")
+
+
+def test_the_files_of_a_large_evaluation_are_read(run, tiny, monkeypatch):
+    """As far as the report reads them too, beyond what other JSON files may have."""
+    assert words.LARGEST_FILE > 20 * LARGEST_JSON
+    monkeypatch.setattr(words, "LARGEST_FILE", 10)
+    with pytest.raises(ValueError, match="expected JSON of at most 10"):
+        show_results(run, squad.read_examples(tiny / "squad.json"))
 
 
 def test_figures_in_words():

@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     given = {name: value for name, value in asked.items() if value is not None}
     reader = load_reader(options.model, options.revision, options.device, options.precision, **given)
     if options.serve:
-        return serve(reader, options.host, options.port)
+        return serve(reader, options.host or "127.0.0.1", 8000 if options.port is None else options.port)
     if options.batch is not None:
         return answer_file(reader, options.batch, options.output, options.top_k)
     context = read_text(options.context)
@@ -77,8 +77,8 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
           "0 and below 1; 0.9 answers more readily (as in the model's dev set: half of them in SQuAD 2.0)")  # fmt: skip
     often("--null-threshold", metavar="X", type=float, help="the same as a bound on the null odds: higher answers more "
           "often (the model's)")  # fmt: skip
-    add("--host", metavar="NAME", default="127.0.0.1", help="address to serve on (127.0.0.1: this machine only)")
-    add("--port", metavar="N", type=int, default=8000, help="port to serve on (8000)")
+    add("--host", metavar="NAME", help="address to serve on (127.0.0.1: this machine only)")
+    add("--port", metavar="N", type=int, help="port to serve on (8000)")
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute (auto)")
     add("--precision", choices=("auto", *PRECISIONS), default="auto",
         help="auto: bf16 where native, fp16 on older GPUs, else fp32")  # fmt: skip
@@ -95,16 +95,20 @@ def check_options(options: argparse.Namespace, error: Callable[[str], None]) -> 
         error(f"--top-k is {options.top_k}, expected at least 1")
     if options.context == "-" and options.question is None:
         error("--context - needs --question: standard input cannot hold both the text and the questions")
-    for flag, needed in (("question", "context"), ("output", "batch"), ("json", "context"), ("onnx", "export")):
-        if getattr(options, flag) not in (None, False) and getattr(options, needed) is None:
+    for flag, needed in (("question", "context"), ("output", "batch"), ("json", "context"), ("onnx", "export"),
+                         ("host", "serve"), ("port", "serve")):  # fmt: skip
+        if getattr(options, flag) not in (None, False) and getattr(options, needed) in (None, False):
             error(f"--{flag} needs --{needed}")
-    for flag, usual in (("top_k", 1), ("answerable", None), ("null_threshold", None)):
-        if options.export and getattr(options, flag) != usual:
+    usual = {"top_k": 1, "answerable": None, "null_threshold": None, "device": "auto", "precision": "auto"}
+    for flag, value in usual.items():
+        if options.export and getattr(options, flag) != value:
             error(f"--{flag.replace('_', '-')} changes nothing in --export: give it where the questions are asked")
     if options.top_k > 1 and (options.serve or is_squad(options.batch)):
         error("--top-k is for --context and for a .jsonl file: the page always has 5, a SQuAD file 1")
-    if not 0 <= options.port <= 65535:
+    if options.port is not None and not 0 <= options.port <= 65535:
         error(f"--port is {options.port}, expected 0 to 65535")
+    if options.output and not Path(options.output).absolute().parent.is_dir():
+        error(f"--output is {options.output}, but there is no folder {Path(options.output).parent}")
     files = options.output, options.batch
     if None not in files and all(map(os.path.exists, files)) and os.path.samefile(*files):
         error(f"--output is the file that --batch reads, {options.batch}: it would be overwritten")
@@ -158,6 +162,8 @@ def answer_file(reader: squad.Reader, name: str, output: str | None, top_k: int)
     """Answer every question of a file. Returns 1 when there were bad lines, else 0."""
     if is_squad(name):
         examples = squad.read_examples(name, need_answers=False)
+        if blank := next((e.id for e in examples if not e.question.strip()), None):
+            raise ValueError(f"{name}: question {blank} is blank, expected a question")
         questions, contexts = [e.question for e in examples], [e.context for e in examples]
         found = reader(questions, contexts, progress=progress_bar("answer"))
         answers = {e.id: answer["answer"] for e, answer in zip(examples, found, strict=True)}

@@ -44,7 +44,12 @@ def make_server(reader: Callable, host: str = "127.0.0.1", port: int = 8000) -> 
         "reader": Together(reader), "page": page.encode(),
         "policy": inline_policy(page, "connect-src 'self'", "frame-ancestors 'none'"),
     })  # fmt: skip
-    server = _Server((host, port), handler)
+    try:
+        server = _Server((host, port), handler)
+    except OSError as error:
+        raise OSError(
+            f"cannot serve on {host}:{port} ({error.strerror or error}): choose another port or host"
+        ) from error
     handler.loopback = ipaddress.ip_address(server.server_address[0]).is_loopback
     handler.names = {*LOOPBACK, host.lower(), server.server_address[0]}
     return server

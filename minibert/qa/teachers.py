@@ -11,37 +11,22 @@ from minirun import Processes, autocast, fingerprint, prepare_frozen, progress_b
 from squad.teach import SoftTargets, soft_targets
 
 
-def ask_teachers(
-    names: str,
-    windows: squad.Windows,
-    tokenizer: Tokenizer,
-    device: torch.device,
-    dtype: torch.dtype,
-    processes: Processes,
-) -> tuple[SoftTargets | None, dict[str, str]]:
-    """What the teachers say about each window, None without teachers; and a fingerprint of each teacher's weights.
+def load_teachers(names: str, tokenizer: Tokenizer, max_length: int) -> dict[str, BertForQuestionAnswering]:
+    """The models of these names, which must give the ids of `tokenizer` the same meaning and read `max_length` tokens.
 
     Args:
         names: runs of train.py, adapters, folders or hub ids, with commas between them; "" for none.
-        tokenizer: the new model's, which made the windows.
-        device, dtype, processes: where and how to compute; the main process shows its progress.
+        tokenizer: the new model's, which makes the windows.
     Raises ValueError that names the teacher when it cannot be loaded or cannot read these windows.
     """
-    if not names:
-        return None, {}
-    models, fingerprints = [], {}
-    for name in (name.strip() for name in names.split(",")):
-        model = load_teacher(name, tokenizer, windows.max_length).requires_grad_(False).eval()
-        fingerprints[f"teacher {name}"] = fingerprint(model, str(model.config))
-        prepare_frozen(dtype, model.to(device))
-        models.append(model)
-    progress = progress_bar("ask teachers", shown=processes.is_main)
-    with autocast(device, dtype):
-        return soft_targets(models, windows, device, progress), fingerprints
+    each = [name.strip() for name in names.split(",")] if names else []
+    if not all(each):
+        raise ValueError(f"the teachers are {names!r}, expected names with commas between them")
+    return {name: load_teacher(name, tokenizer, max_length) for name in each}
 
 
 def load_teacher(name: str, tokenizer: Tokenizer, max_length: int) -> BertForQuestionAnswering:
-    """The model of this name, which must give the ids of `tokenizer` the same meaning and read `max_length` tokens."""
+    """The model of one name, checked as `load_teachers` promises."""
     try:
         model, own, _ = load_model(name)
         check_fit(own, model.config.vocab_size, model.config.longest_sequence, max_length)
@@ -49,4 +34,25 @@ def load_teacher(name: str, tokenizer: Tokenizer, max_length: int) -> BertForQue
         raise ValueError(f"teacher {name}: {error}") from error
     if own.get_vocab() != tokenizer.get_vocab():
         raise ValueError(f"teacher {name}: it has another vocabulary than the model to train, so ids mean other words")
-    return model
+    return model.requires_grad_(False).eval()  # so that its fingerprint is of all weights
+
+
+def ask_teachers(
+    teachers: dict[str, BertForQuestionAnswering],
+    windows: squad.Windows,
+    device: torch.device,
+    dtype: torch.dtype,
+    processes: Processes,
+) -> tuple[SoftTargets | None, dict[str, str]]:
+    """What the teachers say about each window, None without teachers; and a fingerprint of each teacher's weights.
+
+    Args: device, dtype, processes: where and how to compute; the main process shows its progress.
+    """
+    if not teachers:
+        return None, {}
+    fingerprints = {f"teacher {name}": fingerprint(model, str(model.config)) for name, model in teachers.items()}
+    for model in teachers.values():
+        prepare_frozen(dtype, model.to(device))
+    progress = progress_bar("ask teachers", shown=processes.is_main)
+    with autocast(device, dtype):
+        return soft_targets(list(teachers.values()), windows, device, progress), fingerprints

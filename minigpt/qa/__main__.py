@@ -1,5 +1,6 @@
 """Ask a text, and let GPT-2 write the answer: python -m minigpt.qa --model RUN --context FILE --question TEXT."""
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -18,22 +19,29 @@ def main(argv: list[str] | None = None) -> int:
     add("--context", metavar="FILE", required=True, help="the text to ask; - reads it from standard input")
     add("--question", metavar="TEXT", required=True, help="the question")
     add("--decoding", choices=("greedy", "top-k", "top-p"), default="greedy", help="greedy: the same answer every time")
-    add("--k", metavar="N", type=int, default=10, help="top-k draws from the N most probable tokens (10)")
-    add(
-        "--p", metavar="X", type=float, default=0.9, help="top-p draws from the fewest tokens of this probability (0.9)"
-    )
-    add("--temperature", metavar="X", type=float, default=1.0, help="of top-k and top-p; below 1 is bolder (1.0)")
-    add("--seed", metavar="N", type=int, default=0, help="of top-k and top-p (0)")
+    add("--k", metavar="N", type=int, help="top-k draws from the N most probable tokens (10)")
+    add("--p", metavar="X", type=float, help="top-p draws from the fewest tokens of this probability (0.9)")
+    add("--temperature", metavar="X", type=float, help="of top-k and top-p; below 1 is bolder (1.0)")
+    add("--seed", metavar="N", type=int, help="of top-k and top-p (0)")
     options = parser.parse_args(argv)
     context = sys.stdin.read() if options.context == "-" else Path(options.context).read_text(encoding="utf-8-sig")
-    decoding = {}
-    if options.decoding != "greedy":
-        filters = {"top-k": {"top_k": options.k}, "top-p": {"top_p": options.p}}[options.decoding]
-        generator = torch.Generator().manual_seed(options.seed)
-        decoding = {"temperature": options.temperature, "generator": generator, **filters}
-    answer = load_writer(options.model, device="cpu")(options.question, context, **decoding)
+    answer = load_writer(options.model, device="cpu")(options.question, context, **decoding_of(parser, options))
     print(printable(answer) or "the text does not say")
     return 0
+
+
+def decoding_of(parser: Parser, options: argparse.Namespace) -> dict:
+    """What `generate` is told about drawing; a usage error for a flag that the chosen way of decoding does not use."""
+    drawing = {"temperature": 1.0, "seed": 0}
+    used = {"greedy": {}, "top-k": {"k": 10} | drawing, "top-p": {"p": 0.9} | drawing}[options.decoding]
+    given = {name: getattr(options, name) for name in ("k", "p", "temperature", "seed")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if idle := ", ".join(f"--{name}" for name in given.keys() - used):
+        parser.error(f"{idle}: changes nothing with --decoding {options.decoding}")
+    chosen = used | given
+    if "seed" in chosen:
+        chosen["generator"] = torch.Generator().manual_seed(chosen.pop("seed"))
+    return {{"k": "top_k", "p": "top_p"}.get(name, name): value for name, value in chosen.items()}
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def write_answers(
         input_ids, mask, _ = (t.to(device) for t in collate_prompts(asked, rows, eos_id, left=True))
         written = minigpt.generate(model, input_ids, mask, max_answer_tokens, eos_id=eos_id, pad_id=eos_id, **decoding)
         for row, text in zip(rows, tokenizer.decode_batch(written.tolist()), strict=True):
-            answers[row] = "" if text.strip() == silence else text.strip()
+            answers[row] = "" if text.strip() == silence.strip() else text.strip()
     return answers
 
 

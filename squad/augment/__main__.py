@@ -15,6 +15,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--count", metavar="N", type=int, default=20, help="how many of each kind (20)")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="which ones (0)")
     options = parser.parse_args(argv)
+    for name, least in (("count", 1), ("seed", 0)):
+        if getattr(options, name) < least:
+            parser.error(f"--{name} is {getattr(options, name)}, expected at least {least}")
     examples = {example.id: example for example in read_examples(find_data(options.file, "train"))}
     made = augment(list(examples.values()), options.count, options.count, seed=options.seed)
     for new in made:

@@ -6,14 +6,13 @@ from pathlib import Path
 from minihub import json_type, parse_object, read_object
 from squad.dataset import load_examples
 from squad.download import find_data
-from squad.evaluation import LINES, METRICS, NBEST, NULL_ODDS, PREDICTIONS
+from squad.evaluation import LARGEST_FILE, LINES, METRICS, NBEST, NULL_ODDS, PREDICTIONS
 from squad.examples import DataError, Example
 from squad.metrics import question_scores
 from squad.scoring import Normalize, find_scoring
 from squad.spans import Predictions, apply_threshold
 
 LARGEST = 1e100  # of any figure: a larger one is a mistake, and would overflow in a chart
-LARGEST_FILE = 2**31  # bytes
 COVERAGE = ("answerable", "threshold", "answered", "right", "answered_there", "right_there")
 
 
