@@ -194,14 +194,14 @@ def load_pretrained(options: Options) -> nn.Module:
 def load_trained(options: Options, folder: Path) -> nn.Module:
     """The model that a run saved: base and adapter, or all weights."""
     if not options.lora_rank:
-        return minibert.load_pretrained(trained_part(options, folder))
+        return minibert.load_pretrained(trained_part(options, folder).resolve())  # absolute, so that it is no hub id
     model = minibert.load_pretrained(options.model, options.revision or None, missing_head="allow")
     lora.load_adapter(model, trained_part(options, folder), minibert.checkpoint_names(model.config), HEAD)
     return model
 
 
 def trained_part(options: Options, folder: Path) -> Path:
-    return folder.resolve() / ("adapter" if options.lora_rank else "model")  # absolute, so that it is no hub id
+    return folder / ("adapter" if options.lora_rank else "model")
 
 
 def startup_table(run: Run, batches: list[np.ndarray]) -> str:

@@ -59,7 +59,7 @@ def failing_tests(number: int) -> list[str]:
         (copy / path.relative_to(ROOT)).write_text(text, encoding="utf-8")
         command = [sys.executable, "-m", "pytest", "-q", "-rfE", "--tb=no", "-p", "no:cacheprovider"]
         done = subprocess.run([*command, f"tests/{BREAKS[number - 1].tests}"], cwd=copy, capture_output=True, text=True)
-    if done.returncode not in (0, 1) or "passed" not in done.stdout + done.stderr:
+    if done.returncode not in (0, 1) or not done.stdout:
         said = (done.stderr or done.stdout).strip().splitlines()[-1:]
         raise ValueError(f"the tests did not run ({' '.join(said)}): pip install -e '.[test]'")
     lines = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]

@@ -10,7 +10,6 @@ import pytest
 import torch
 from helpers import ROOT
 
-import lora
 from exercises import __main__ as exercises
 from exercises import solutions, yours
 from exercises.breaks import BREAKS, failing_tests, patched
@@ -155,7 +154,7 @@ def test_a_step_that_calls_one_not_written_says_so(monkeypatch, capsys):
 
 
 def test_a_class_with_a_method_not_written_says_which(monkeypatch, capsys):
-    class Unmerged(lora.LoRALinear):
+    class Unmerged(solutions.LoRALinear):
         def merge(self):
             raise NotImplementedError
 
