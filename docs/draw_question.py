@@ -57,10 +57,13 @@ def main() -> None:
     for y, kind, values, best in ((256, "start", start, first), (332, "end", end, last)):
         parts.append(text(14, y - 14, kind, 12))
         parts += bars(y, kind, values, centres, {i: f"{values[i]:.1f}" for i in (0, best)}, BARS, width=10)
-    score, null = float(found.scores[0, 0]), float(found.null_score[0])
+    # Sums of what is shown, so that a reader who adds up finds the same.
+    score, null = (
+        sum(round(float(x[i]), 1) for x, i in pair) for pair in (((start, first), (end, last)), ((start, 0), (end, 0)))
+    )
     told = f"best span: {start[first]:.1f} + {end[last]:.1f} = {score:.1f};  no answer (at [CLS]): {null:.1f}"
     comparison = ">" if null_odds > threshold else "<"
-    rule = f"{null:.1f} - {score:.1f} = {null_odds:.1f} {comparison} threshold {threshold:.1f}"
+    rule = f"{null:.1f} - {score:.1f} = {null - score:.1f} {comparison} threshold {threshold:.1f}"
     parts += [
         text(60, 362, told, 14),
         text(60, 386, f"{rule}, so the answer is: {answer or 'the text does not say'}", 14),
