@@ -150,8 +150,8 @@ def prepare(options: Options, evaluated: Path | None, resume: bool, processes: P
     dev, train, taught = load_data(options, "dev", paths["dev"], tokenizer, processes.is_main), None, None
     if not evaluated:
         train = load_data(options, "train", paths["train"], tokenizer, processes.is_main)
-        taught, marks = ask_teachers(teachers, train.windows, *place)
-        fingerprints |= {"data": squad.fingerprint(train.examples, train.windows)} | marks
+        taught, of_teachers = ask_teachers(teachers, train.windows, *place)
+        fingerprints |= {"data": squad.fingerprint(train.examples, train.windows)} | of_teachers
     if options.compile:
         model.compile(dynamic=True)
     return Run(options, Path(options.output), model, tokenizer, train, dev, taught, fingerprints, settings, *place)

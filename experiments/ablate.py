@@ -38,18 +38,14 @@ def main(argv: Sequence[str]) -> int:
     add("--five", action="store_true", help="five fixed configurations of rank, alpha, rate and targets instead")
     common.add_gpt(parser)
     options = parser.parse_args(argv)
-    sets = ["--lora-rank", "--lora-alpha", "--learning-rate", "--lora-targets", "--epochs", "--log-every"]
-    sets += ["--model"] * bool(options.gpt)
-    data = common.prepare_data(options, sets, may_change=("ranks", "rates", "five"))
+    runs = {setting: flags_of(*setting, options.gpt) for setting in settings(options)}
+    data = common.prepare_data(options, runs.values(), may_change=("ranks", "rates", "five"))
     script = "train_gpt.py" if options.gpt else "train.py"
     rows = []
-    for rank, alpha, rate, targets in tqdm(settings(options), desc="ablate", unit="run"):
+    for (rank, alpha, rate, targets), flags in tqdm(runs.items(), desc="ablate", unit="run"):
         names = TARGETS.get(targets, targets)
-        shape = ("--lora-rank", str(rank), "--lora-alpha", str(alpha), "--learning-rate", str(rate))
         folder = options.output / f"r{rank}-a{alpha}-{rate:g}-{names.replace(',', '+')}"
-        flags = [*data, *shape, "--lora-targets", names, "--epochs", "1", "--log-every", "10"]
-        flags += ["--model", options.gpt] * bool(options.gpt)
-        run = common.trained(folder, [*flags, *options.flags], script)
+        run = common.trained(folder, [*data, *flags, *options.flags], script)
         dev = common.scored(folder, options.dev, script)
         row = {"rank": rank, "alpha": alpha, "learning_rate": rate, "targets": targets, **common.parameters(folder)}
         row |= {"seconds": run["seconds"], "peak_memory": run["peak_memory"], "held": run["metrics"], "dev": dev}
@@ -67,6 +63,13 @@ def settings(options: argparse.Namespace) -> list[tuple]:
         return [(rank, alpha, other, names) for rank, alpha, own, names in five for other in options.rates or (own,)]
     grid = itertools.product(options.ranks, options.rates or RATES, TARGETS)
     return [(rank, 2 * rank, rate, targets) for rank, rate, targets in grid]
+
+
+def flags_of(rank: int, alpha: float, rate: float, targets: str, gpt: str) -> list[str]:
+    """The flags of one run."""
+    flags = ["--lora-rank", str(rank), "--lora-alpha", str(alpha), "--learning-rate", str(rate)]
+    flags += ["--lora-targets", TARGETS.get(targets, targets), "--epochs", "1", "--log-every", "10"]
+    return flags + ["--model", gpt] * bool(gpt)
 
 
 def notes(options: argparse.Namespace, rows: Sequence[dict]) -> str:

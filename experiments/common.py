@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -103,23 +103,26 @@ def write_squad(examples: Sequence[squad.Example], path: Path) -> None:
         (part / path.name).write_text(json.dumps({"version": "v2.0", "data": data}), encoding="utf-8")
 
 
-def check_free(given: Sequence[str], sets: Sequence[str]) -> None:
-    """Raise ValueError when one of the flags given after -- is one that the experiment `sets` itself."""
-    own = {*sets, "--train", "--dev", "--output", "--resume", "--evaluate"}
+def check_flags(given: Sequence[str], runs: Iterable[Sequence[str]]) -> None:
+    """Raise ValueError when a flag given after -- is among those that the experiment gives to one of its `runs`."""
+    own = {word for flags in runs for word in flags if word.startswith("--")}
+    own |= {"--train", "--dev", "--output", "--resume", "--evaluate"}
     taken = [word for word in given if word.split("=")[0] in own]
     if taken:
         raise ValueError(f"{', '.join(taken)} after --: this experiment sets that itself, see its --help")
 
 
-def prepare_data(options: argparse.Namespace, sets: Sequence[str] = (), may_change: Sequence[str] = ()) -> list[str]:
+def prepare_data(
+    options: argparse.Namespace, runs: Iterable[Sequence[str]] = (), may_change: Sequence[str] = ()
+) -> list[str]:
     """Write the two parts of the train file into the output folder; returns the flags that make train.py use them.
 
     Args:
-        sets: the flags of train.py that this experiment gives to its runs.
+        runs: the flags that this experiment gives to each of its runs of train.py, beside those returned.
         may_change: options that only say what more to try; all others must stay as they were.
-    Raises ValueError when the folder holds an experiment with other options, or a flag after -- is one of `sets`.
+    Raises ValueError when the folder holds an experiment with other options, or a flag after -- is one of its own.
     """
-    check_free(getattr(options, "flags", ()), sets)
+    check_flags(getattr(options, "flags", ()), runs)
     fit, held, made = (options.output / name for name in ("fit.json", "held.json", "experiment.json"))
     free = {"output", "debug", *may_change}
     wanted = {name: str(value) for name, value in vars(options).items() if name not in free}

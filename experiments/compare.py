@@ -25,15 +25,16 @@ def main(argv: Sequence[str]) -> int:
     parser = common.parser("compare", "LoRA (rank 8, six linears) against full fine-tuning; three learning rates each.")
     parser.add_argument("--epochs", type=common.positive, default=2, metavar="N", help="(2)")
     options = parser.parse_args(argv)
-    sets = ("--lora-rank", "--lora-targets", "--learning-rate", "--epochs", "--log-every")
-    data = common.prepare_data(options, sets)
-    tried = [(kind, rate) for kind, (_, rates) in KINDS.items() for rate in rates]
+    tried = {
+        (kind, rate): [*made, "--learning-rate", str(rate), "--epochs", str(options.epochs), "--log-every", "1"]
+        for kind, (made, rates) in KINDS.items()
+        for rate in rates
+    }
+    data = common.prepare_data(options, tried.values())
     runs = {}
-    for kind, rate in tqdm(tried, desc="compare", unit="run"):
+    for (kind, rate), flags in tqdm(tried.items(), desc="compare", unit="run"):
         folder = options.output / f"{kind}-{rate:g}"
-        flags = [*data, *KINDS[kind][0], "--learning-rate", str(rate), "--epochs", str(options.epochs)]
-        flags += ["--log-every", "1"]
-        run = common.trained(folder, [*flags, *options.flags])
+        run = common.trained(folder, [*data, *flags, *options.flags])
         runs[kind, rate] = {"kind": kind, "rate": rate, "folder": str(folder), **run, "losses": losses(folder)}
     rows = []
     for kind in KINDS:

@@ -21,14 +21,16 @@ def main(argv: Sequence[str]) -> int:
     parser = common.parser("recipe", "train.py's defaults, one part changed at a time, several seeds each.")
     parser.add_argument("--seeds", type=common.positive, default=3, metavar="N", help="runs of each (3)")
     options = parser.parse_args(argv)
-    sets = [word for change in CHANGES.values() for word in change[::2]] + ["--seed", "--epochs", "--log-every"]
-    data = common.prepare_data(options, sets, may_change=("seeds",))
+    runs = {
+        (seed, name): [*change, "--seed", str(seed), "--epochs", "1", "--log-every", "10"]
+        for seed in range(options.seeds)
+        for name, change in CHANGES.items()
+    }
+    data = common.prepare_data(options, runs.values(), may_change=("seeds",))
     found: dict[str, list[dict]] = {name: [] for name in CHANGES}
-    runs = [(seed, name) for seed in range(options.seeds) for name in CHANGES]
-    for seed, name in tqdm(runs, desc="recipe", unit="run"):
+    for (seed, name), flags in tqdm(runs.items(), desc="recipe", unit="run"):
         folder = options.output / f"{'-'.join(CHANGES[name]).replace('--', '') or 'defaults'}-seed-{seed}"
-        flags = [*data, *CHANGES[name], "--seed", str(seed), "--epochs", "1", "--log-every", "10"]
-        run = common.trained(folder, [*flags, *options.flags])
+        run = common.trained(folder, [*data, *flags, *options.flags])
         figures = {"seed": seed, "held": run["metrics"], "dev": common.scored(folder, options.dev)}
         found[name].append({**figures, **common.parameters(folder)})
     rows = [{"change": name, "runs": runs} for name, runs in found.items()]

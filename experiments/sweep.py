@@ -32,8 +32,8 @@ def main(argv: Sequence[str]) -> int:
     optuna = import_optuna()
     space = read_space(options.space)
     options.searched = json.dumps(space)  # so that another space counts as another experiment
-    sets = ["--epochs", *(f"--{flag}" for flag in space)]
-    data = common.prepare_data(options, sets, may_change=("trials", "space"))
+    own = ["--epochs", *(f"--{flag}" for flag in space)]
+    data = common.prepare_data(options, [own], may_change=("trials", "space"))
     study = open_study(optuna, options.output)
     while trials_left(optuna, study, options.trials):
         study.optimize(lambda t: objective(t, space, data, options), n_trials=1, catch=(ValueError,), callbacks=[tell])

@@ -5,7 +5,7 @@ import typing
 from dataclasses import dataclass
 from pathlib import Path
 
-from minihub import read_object
+from minihub import only_writer, read_object
 from minirun.flags import Parser, add_flags, check_values, flag_name, option
 
 
@@ -73,7 +73,11 @@ def parse_command(argv: list[str] | None, options: type, prog: str, description:
         _check_resume(run, saved, made)
     command = Command(made, bool(first.resume), Path(first.evaluate) if first.evaluate else None)
     if made.output:
-        check_free(Path(made.output), command)
+        try:
+            check_free(Path(made.output), command)
+        except ValueError:
+            with only_writer(made.output):  # while another process is writing there, that is what it says instead
+                raise
     return command
 
 

@@ -39,6 +39,15 @@ def test_what_is_written_reads_back(tmp_path):
     assert sorted(again, key=lambda e: e.id) == sorted(examples, key=lambda e: e.id)
 
 
+def test_a_file_with_fewer_questions_than_asked_for_is_reported_as_it_is(tmp_path):
+    file = DATA / "dev.json.gz"
+    common.prepare_data(types.SimpleNamespace(output=tmp_path, train=file, questions=5_000, held=30))
+    titles = {example.title for example in squad.read_examples(tmp_path / "fit.json")}
+    there = sum(example.title in titles for example in squad.read_examples(file))
+    assert common.sizes(tmp_path) == (there, 30)
+    assert there < 1_323 - 30
+
+
 def test_other_data_in_the_same_folder_is_refused(tmp_path):
     def prepared(questions, ranks, folder, **more):
         file, output = DATA / "train.json.gz", tmp_path / folder
@@ -75,6 +84,7 @@ def test_ablate_ends_in_a_table_and_goes_on_where_it_was(tiny, tmp_path, monkeyp
     base = sum(parameter.numel() for parameter in minibert.load_pretrained(tiny).parameters())
     assert rows[0]["share"] == (2 * 2 * 24 + 26) / (base + 2 * 2 * 24)
     table = (tmp_path / "results.md").read_text()
+    assert f"{common.sizes(tmp_path)[0]} questions of" in table
     assert "| query, value | 2 | 4 | 0.001 |" in table
     assert table in capsys.readouterr().out
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}

@@ -129,11 +129,12 @@ def test_a_taught_run_resumes_to_the_last_byte_and_only_with_its_teachers(tiny, 
     name = "adapter/adapter_model.safetensors"
     assert everything(tmp_path / "untaught")[name] != whole[name]
 
-    weights = load_file(teacher / "adapter_model.safetensors")
+    weights, others = load_file(teacher / "adapter_model.safetensors"), load_file(tmp_path / "untaught" / name)
     [head] = [key for key in weights if key.endswith("qa_outputs.weight")]
-    save_file(weights | {head: -weights[head]}, teacher / "adapter_model.safetensors")  # another one in its head only
-    with pytest.raises(ValueError, match=f"this run was started with another teacher {teacher}"):
-        train.main(["--resume", str(tmp_path / "other")])
+    for changed in (others, weights | {head: -weights[head]}):  # in all, and in the head only
+        save_file(changed, teacher / "adapter_model.safetensors")
+        with pytest.raises(ValueError, match=f"this run was started with another teacher {teacher}"):
+            train.main(["--resume", str(tmp_path / "other")])
 
 
 def test_a_teacher_with_another_vocabulary_or_too_few_positions_is_refused(tiny, tmp_path, monkeypatch):

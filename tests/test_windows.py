@@ -161,9 +161,10 @@ def test_windows_that_cannot_step_forward(tokenizer, max_length, overlap):
         make_windows([example()], tokenizer, max_length, overlap, max_question_tokens=64)
 
 
-def test_windows_without_room_for_a_text(tokenizer):
-    with pytest.raises(ValueError, match="max length is 67, expected at least 68: 64 tokens are kept for the question"):
-        make_windows([example()], tokenizer, 67, 0, max_question_tokens=64)
+@pytest.mark.parametrize("max_length", [40, 67])
+def test_windows_without_room_for_a_text(tokenizer, max_length):
+    with pytest.raises(ValueError, match=f"max length is {max_length}, expected at least 68: 64 tokens are kept for"):
+        make_windows([example()], tokenizer, max_length, 0, max_question_tokens=64)
 
 
 @pytest.mark.parametrize("what", ["truncation", "padding"])

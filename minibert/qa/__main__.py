@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     given = {name: value for name, value in asked.items() if value is not None}
     reader = load_reader(options.model, options.revision, options.device, options.precision, **given)
     if options.serve:
-        return serve(reader, options.host or "127.0.0.1", 8000 if options.port is None else options.port)
+        return serve(reader, options.host, options.port)
     if options.batch is not None:
         return answer_file(reader, options.batch, options.output, options.top_k)
     context = read_text(options.context)
@@ -86,6 +86,7 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     if is_squad(options.batch):
         options.output = options.output or "predictions.json"
     check_options(options, parser.error)
+    options.host, options.port = options.host or "127.0.0.1", 8000 if options.port is None else options.port
     return options
 
 

@@ -34,14 +34,17 @@ def decoding_of(parser: Parser, options: argparse.Namespace) -> dict:
     """What `generate` is told about drawing; a usage error for a flag that the chosen way of decoding does not use."""
     drawing = {"temperature": 1.0, "seed": 0}
     used = {"greedy": {}, "top-k": {"k": 10} | drawing, "top-p": {"p": 0.9} | drawing}[options.decoding]
-    given = {name: getattr(options, name) for name in ("k", "p", "temperature", "seed")}
-    given = {name: value for name, value in given.items() if value is not None}
-    if idle := ", ".join(f"--{name}" for name in given.keys() - used):
-        parser.error(f"{idle}: changes nothing with --decoding {options.decoding}")
-    chosen = used | given
-    if "seed" in chosen:
-        chosen["generator"] = torch.Generator().manual_seed(chosen.pop("seed"))
-    return {{"k": "top_k", "p": "top_p"}.get(name, name): value for name, value in chosen.items()}
+    for name in ("k", "p", "temperature", "seed"):
+        value = getattr(options, name)
+        if value is not None and name not in used:
+            parser.error(f"--{name}: changes nothing with --decoding {options.decoding}")
+        if value is not None:
+            used[name] = value
+    if not used:
+        return {}
+    filters = {f"top_{name}": used[name] for name in ("k", "p") if name in used}
+    generator = torch.Generator().manual_seed(used["seed"])
+    return {"temperature": used["temperature"], "generator": generator, **filters}
 
 
 if __name__ == "__main__":
