@@ -33,7 +33,7 @@ from squad.teach import SoftTargets
 from squad.words import show_results
 
 ADVICE = "lower --batch-size (raise --gradient-accumulation-steps to keep the step's size) or --max-length"
-EXCERPT = {"seconds": 300, "least": 2_000, "most": 15_000}  # how many questions a run on it takes
+EXCERPT = {"seconds": 320, "least": 2_000, "most": 15_000}  # how many questions a run on it takes
 SLOW = {"batch_size": 4, "max_dev_examples": 700}  # where no more than the least fit: more steps, less to evaluate
 MADE = 1 / 8  # of these questions are made by squad.augment in each of its two ways
 HEAD = "qa_outputs"  # starts from random weights, so it is trained in full beside the adapters
@@ -159,7 +159,7 @@ def prepare(options: Options, evaluated: Path | None, resume: bool, processes: P
 
 def fit_excerpt(options: Options, model: nn.Module, device: torch.device, dtype: torch.dtype) -> Options:
     """The options with as many questions of the excerpt, made ones beside them, and of its dev, as the time allows."""
-    plan, length = options.resolved(), min(options.max_length, 176)  # about the mean length of a batch
+    plan, length = options.resolved(), min(options.max_length, 160)  # about the mean length of a batch
     shape = min(plan.batch_size, squad.tokens_per_pass(device) // length), length
     number = minirun.fit_to_time(plan.epochs * minirun.seconds_per_window(model, device, dtype, shape), **EXCERPT)
     slow = number == EXCERPT["least"]

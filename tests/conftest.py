@@ -32,6 +32,14 @@ def long(request):
     return request.config.getoption("--long")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_its_own(tmp_path_factory):
+    """No test reads what an earlier session left in torch's hub folder, or leaves anything there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCH_HOME", str(tmp_path_factory.mktemp("torch")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)

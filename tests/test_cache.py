@@ -1,4 +1,4 @@
-"""Windows cached on disk: what comes back equals what was made, and nothing damaged ever does."""
+"""Results cached on disk: what comes back equals what was made, and nothing damaged ever does."""
 
 import dataclasses
 

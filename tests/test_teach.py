@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 import minibert
 import squad
 import train
-from minibert.qa import load_model
+from minibert.qa import load_model, teachers
 from squad.teach import TEMPERATURE, soft_loss, soft_targets
 
 
@@ -99,11 +99,11 @@ def test_a_step_learns_half_from_labels_and_half_from_the_teachers(tiny, run, tm
         made = make_run(options_of(flags(tiny, tmp_path / "unused", "--max-grad-norm", "1000000", *more)))
         return made, *gradients_of_step(made, np.arange(6))
 
-    teachers = ("--teachers", str(run))
+    taught_by = ("--teachers", str(run))
     _, labels, (labels_loss, _) = step()
-    taught, both, (both_loss, _) = step(*teachers)
+    taught, both, (both_loss, _) = step(*taught_by)
     monkeypatch.setattr(squad, "span_loss", lambda *logits_and_labels: 0.0 * logits_and_labels[0].sum())
-    _, soft, (half_soft_loss, _) = step(*teachers)
+    _, soft, (half_soft_loss, _) = step(*taught_by)
 
     expected = soft_targets([load_model(run)[0].eval()], taught.train.windows)
     np.testing.assert_allclose(taught.taught.probabilities, expected.probabilities, atol=1e-3)  # float16
@@ -135,6 +135,29 @@ def test_a_taught_run_resumes_to_the_last_byte_and_only_with_its_teachers(tiny, 
         save_file(changed, teacher / "adapter_model.safetensors")
         with pytest.raises(ValueError, match=f"this run was started with another teacher {teacher}"):
             train.main(["--resume", str(tmp_path / "other")])
+
+
+def test_teachers_are_asked_once_about_the_same_windows(tiny, run, tmp_path, monkeypatch):
+    """What they said is read from the cache, unless a teacher, the windows, or the precision are others."""
+    asked = []
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(teachers, "soft_targets", lambda *args: asked.append(1) or soft_targets(*args))
+
+    def targets(teacher, *more):
+        made = make_run(options_of(flags(tiny, tmp_path / "unused", "--teachers", str(teacher), *more)))
+        return made.taught.probabilities, made.taught.begin, len(asked)
+
+    *first, times = targets(run)
+    *second, times_then = targets(run)
+    assert (times, times_then) == (1, 1)
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one, other)
+        assert one.dtype == other.dtype
+    assert targets(tiny)[2] == 2
+    assert targets(f"{run},{tiny}")[2] == 3
+    assert targets(run, "--max-train-examples", "3")[2] == 4
+    assert targets(run, "--precision", "bf16")[2] == 5
+    assert targets(run)[2] == 5
 
 
 def test_a_teacher_with_another_vocabulary_or_too_few_positions_is_refused(tiny, tmp_path, monkeypatch):

@@ -8,7 +8,8 @@ from minibert import BertForQuestionAnswering
 from minibert.qa.load import load_model
 from minihub import check_fit
 from minirun import Processes, autocast, fingerprint, prepare_frozen, progress_bar
-from squad.teach import SoftTargets, soft_targets
+from squad.cache import cached
+from squad.teach import TEMPERATURE, SoftTargets, soft_targets
 
 
 def load_teachers(names: str, tokenizer: Tokenizer, max_length: int) -> dict[str, BertForQuestionAnswering]:
@@ -46,13 +47,20 @@ def ask_teachers(
 ) -> tuple[SoftTargets | None, dict[str, str]]:
     """What the teachers say about each window, None without teachers; and a fingerprint of each teacher's weights.
 
+    Asked again about the same windows, as by --resume, they are read from a cache: they take minutes to answer.
+
     Args: device, dtype, processes: where and how to compute; the main process shows its progress.
     """
     if not teachers:
         return None, {}
     fingerprints = {f"teacher {name}": fingerprint(model, str(model.config)) for name, model in teachers.items()}
-    for model in teachers.values():
-        prepare_frozen(dtype, model.to(device))
     progress = progress_bar("ask teachers", shown=processes.is_main)
-    with autocast(device, dtype):
-        return soft_targets(list(teachers.values()), windows, device, progress), fingerprints
+
+    def ask() -> SoftTargets:
+        for model in teachers.values():
+            prepare_frozen(dtype, model.to(device))
+        with autocast(device, dtype):
+            return soft_targets(list(teachers.values()), windows, device, progress)
+
+    parts = squad.fingerprint((), windows), f"{dtype} {TEMPERATURE}", *fingerprints.values()
+    return cached(SoftTargets, ask, parts), fingerprints
