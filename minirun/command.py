@@ -86,9 +86,13 @@ def check_free(folder: Path, command: Command) -> None:
 
     An evaluation may take the place of another one, not of a run.
     """
-    marks = ("log.jsonl", "checkpoint") if command.evaluate else ("config.json",)
-    if not command.resume and any((folder / mark).exists() for mark in marks):
+    taken = _is_run(folder) if command.evaluate else (folder / "config.json").exists()
+    if taken and not command.resume:
         raise ValueError(f"{folder} already holds a run: --resume it, or choose another --output")
+
+
+def _is_run(folder: Path) -> bool:
+    return any((folder / mark).exists() for mark in ("log.jsonl", "checkpoint"))
 
 
 def saved_options(path: Path, options: type) -> dict:
@@ -128,6 +132,8 @@ def _defaults_again(options: type, saved: dict, now: dict) -> dict:
 
 
 def _check_resume(run: str, saved: dict, options) -> None:
+    if (Path(run) / "metrics.json").exists() and not _is_run(Path(run)):
+        raise ValueError(f"{run} holds an evaluation, expected a run: an evaluation has nothing to resume")
     if options.output != run:
         raise ValueError(f"--output is {options.output}, but a resumed run continues in its own folder, {run}")
     fixed = {field.name for field in dataclasses.fields(options) if field.metadata.get("fixed")}

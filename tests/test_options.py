@@ -91,6 +91,15 @@ def test_a_resume_that_does_not_fit_leaves_the_run_as_it_was(tiny, tmp_path):
         train.main(["--resume", str(folder)])
 
 
+def test_an_evaluation_cannot_be_resumed(run, tmp_path):
+    folder = tmp_path / "evaluation"
+    assert train.main(["--evaluate", str(run), "--output", str(folder)]) == 0
+    before = everything(folder)
+    with pytest.raises(ValueError, match=f"{folder} holds an evaluation, expected a run"):
+        train.main(["--resume", str(folder)])
+    assert everything(folder) == before
+
+
 @pytest.mark.parametrize(("given", "epochs"), [([], 1), (["--train", "x.json"], 2), (["--epochs", "3"], 3)])
 def test_default_epochs(given, epochs):
     assert options_of(given).epochs == epochs
