@@ -3,6 +3,7 @@
     python -m experiments ablate           rank x targets x learning rate of LoRA, at equal steps (42 runs)
     python -m experiments compare          LoRA against full fine-tuning, each at its best of three rates (6 runs)
     python -m experiments recipe           what each part of train.py's recipe is worth, three seeds (18 runs)
+    python -m experiments teach            how the shipped adapter was made: two models, and one taught by both (3 runs)
     python -m experiments sweep            a Bayesian search of hyper-parameters (25 runs; needs optuna)
     python -m experiments padding          static, dynamic and like-length batches
     python -m experiments before-after     the same questions before and after fine-tuning
@@ -11,7 +12,7 @@
 
 A run of MiniLM on 4,000 questions takes 2 minutes per epoch on 2 CPU cores; with fewer it learns next to nothing.
 
-The first four consist of runs of train.py. Whatever is chosen is chosen on articles held out of the train file, and
+The first five consist of runs of train.py. Whatever is chosen is chosen on articles held out of the train file, and
 the dev file is scored once per row. After an interruption the same command continues where it was. The others take
 minutes and start again. ablate and padding take --gpt: GPT-2 instead of BERT. NAME --help lists the options.
 """
@@ -21,7 +22,7 @@ import sys
 
 import minirun
 
-NAMES = ("ablate", "compare", "recipe", "sweep", "padding", "before-after", "decoding", "pointing")
+NAMES = ("ablate", "compare", "recipe", "teach", "sweep", "padding", "before-after", "decoding", "pointing")
 
 
 def main() -> int:

@@ -123,8 +123,25 @@ def prepare_data(
     Raises ValueError when the folder holds an experiment with other options, or a flag after -- is one of its own.
     """
     check_flags(getattr(options, "flags", ()), runs)
-    fit, held, made = (options.output / name for name in ("fit.json", "held.json", "experiment.json"))
-    free = {"output", "debug", *may_change}
+    fit, held = (options.output / name for name in ("fit.json", "held.json"))
+
+    def write_parts() -> None:
+        parts = split_by_article(squad.read_examples(options.train), options.questions, options.held)
+        for examples, path in zip(parts, (fit, held), strict=True):
+            write_squad(examples, path)
+
+    keep_options(options, may_change, write_parts)
+    return ["--train", str(fit), "--dev", str(held)]
+
+
+def keep_options(
+    options: argparse.Namespace, may_change: Sequence[str] = (), begin: Callable[[], None] = lambda: None
+) -> None:
+    """Write the options into the output folder, after `begin`; later calls only compare.
+
+    Raises ValueError when the folder holds an experiment with other options, but for those that `may_change`.
+    """
+    made, free = options.output / "experiment.json", {"output", "debug", *may_change}
     wanted = {name: str(value) for name, value in vars(options).items() if name not in free}
     with alone(options.output):
         found = read_object(made) if made.exists() else wanted
@@ -133,12 +150,9 @@ def prepare_data(
             changed = ", ".join(f"{name} {found.get(name)} instead of {wanted.get(name)}" for name in old)
             raise ValueError(f"{options.output} holds this experiment with {changed}: choose another --output")
         if not made.exists():
-            parts = split_by_article(squad.read_examples(options.train), options.questions, options.held)
-            for examples, path in zip(parts, (fit, held), strict=True):
-                write_squad(examples, path)
+            begin()
             with atomic_write(options.output) as part:
                 write_json(part / made.name, wanted)
-    return ["--train", str(fit), "--dev", str(held)]
 
 
 def sizes(folder: Path) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import minibert
 import squad
-from experiments import ablate, common, compare, recipe
+from experiments import ablate, common, compare, recipe, teach
 
 # ------------------------------------------------------------------------------------------- the split
 
@@ -108,6 +108,27 @@ def test_recipe_shows_mean_lowest_and_highest_over_seeds(tiny, tmp_path, monkeyp
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
     assert recipe.main(on_tiny(tiny, "--seeds", "2", "--output", str(tmp_path))) == 0  # nothing is trained again
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")} == before
+
+
+def test_the_third_model_is_taught_by_the_two_before_it(tiny, tmp_path):
+    data = str(tiny / "squad.json")
+    arguments = ["--train", data, "--dev", data, "--augment", "3", "--output", str(tmp_path)]
+    more = ["--", "--model", str(tiny), "--max-length", "40", "--window-overlap", "8", "--max-question-tokens", "8"]
+    assert teach.main([*arguments, *more]) == 0
+    folders = [tmp_path / name for name in ("adapters", "every-weight", "adapters-taught-by-both")]
+    configs = [read(folder / "config.json") for folder in folders]
+    assert [config["teachers"] for config in configs] == ["", "", f"{folders[0]},{folders[1]}"]
+    assert [config["lora_rank"] for config in configs] == [8, 0, 8]
+    assert [config["augment"] for config in configs] == [3, 3, 3]
+    rows = (tmp_path / "results.md").read_text().splitlines()[-3:]
+    for row, folder in zip(rows, folders, strict=True):
+        crossfit = read(folder / "metrics.json")["crossfit"]
+        assert row.split(" | ")[3].startswith(f"{crossfit['f1']:.2f} (")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+    assert teach.main([*arguments, *more]) == 0  # nothing is trained again
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")} == before
+    with pytest.raises(ValueError, match="holds this experiment with augment 3 instead of 4"):
+        teach.main([*arguments[:4], "--augment", "4", *arguments[6:], *more])
 
 
 def test_a_run_that_fails_gives_its_last_line(tiny, tmp_path):

@@ -1,0 +1,65 @@
+"""How the shipped adapter was made: one model trained on adapters, one in full, and a third taught by both."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+import squad
+from experiments import common
+from minirun import Parser
+
+ADAPTERS, FULL, TAUGHT = "adapters", "every weight", "adapters, taught by both"
+CHANGES = {
+    ADAPTERS: (),
+    # Training every weight needs a smaller rate and fewer epochs than training adapters (docs/results.md).
+    FULL: ("--lora-rank", "0", "--learning-rate", "1e-4", "--head-rate", "20", "--epochs", "1", "--seed", "1"),
+    TAUGHT: ("--teachers",),
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = Parser(prog="python -m experiments teach", description=__doc__)
+    add = parser.add_argument
+    add("--train", metavar="FILE", default="sample", help="SQuAD file to train on, as for train.py (sample)")
+    add("--augment", metavar="N", type=common.positive, default=9000, help="questions made of its others (9000)")
+    add("--dev", metavar="FILE", default="excerpt", help="scored once per model; squad_v2: official (excerpt)")
+    add("--output", metavar="DIR", type=Path, default=Path("runs/experiments/teach"), help="folder for everything")
+    add("flags", nargs="*", metavar="-- FLAGS", help="after --: flags of train.py for all runs")
+    options = parser.parse_args(argv)
+    runs = runs_in(options.output)
+    common.check_flags(options.flags, [["--augment"], *(flags for _, flags in runs.values())])
+    common.keep_options(options)
+    data = ["--train", options.train, "--dev", options.dev, "--augment", str(options.augment)]
+    rows = []
+    for name, (folder, flags) in tqdm(runs.items(), desc="teach", unit="run"):
+        run = common.trained(folder, [*data, *flags, *options.flags])
+        rows.append({"model": name, **common.parameters(folder), **run})
+    notes = (
+        f"All learned from {Path(options.train).name} and {options.augment:,} questions made of it. Nothing is chosen; "
+        f"{Path(options.dev).name} was scored once per model, with {common.judged_by(rows[0]['metrics'])} as F1."
+    )
+    common.report(options.output, "Taught by two models of the same questions", rows, COLUMNS, notes)
+    found = {row["model"]: [common.held_f1(row["metrics"])] for row in rows}
+    common.draw(options.output / "teach.png", lambda axes: common.bars(axes, found, "F1 on dev"), size=(7, 2))
+    return 0
+
+
+def runs_in(output: Path) -> dict[str, tuple[Path, list[str]]]:
+    """Each model's folder and flags; the last one's teachers are the two before it."""
+    folders = {name: output / name.replace(",", "").replace(" ", "-") for name in CHANGES}
+    runs = {name: (folders[name], list(flags)) for name, flags in CHANGES.items()}
+    runs[TAUGHT][1].append(f"{folders[ADAPTERS]},{folders[FULL]}")
+    return runs
+
+
+COLUMNS = {
+    "trained": lambda r: r["model"],
+    "parameters": lambda r: f"{r['parameters']:,} ({r['share']:.2%})",
+    "EM": lambda r: common.with_interval(squad.headline(r["metrics"]), "exact"),
+    "F1": lambda r: common.with_interval(squad.headline(r["metrics"]), "f1"),
+    "HasAns F1": lambda r: f"{squad.headline(r['metrics']).get('HasAns_f1', float('nan')):.2f}",
+    "NoAns F1": lambda r: f"{squad.headline(r['metrics']).get('NoAns_f1', float('nan')):.2f}",
+    "HasAns F1, always answering": lambda r: f"{common.has_answer_f1(r['metrics']):.2f}",
+    "minutes": lambda r: f"{r['seconds'] / 60:.0f}",
+}
