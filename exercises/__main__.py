@@ -12,7 +12,7 @@ import traceback
 import torch
 
 from exercises import judges, yours
-from exercises.breaks import BREAKS, failing_tests, patched
+from exercises.breaks import BREAKS, failing_tests, names_of_tests, patched
 from minirun import run_command
 
 STEPS = {
@@ -70,10 +70,12 @@ def break_it(number: int, runs: bool) -> int:
     lines = difflib.unified_diff(before, text.splitlines(), bug.file, f"{bug.file}, broken", lineterm="", n=2)
     print(f"{number}. {bug.what}\n" + "\n".join(lines))
     if not runs:
-        print("\nWhich of the tests notices, and by which symptom? Guess, then add --run.")
+        print(f"\nWhich of these tests in tests/{bug.tests} notices, and by which symptom? Guess, then add --run.")
+        print("\n".join(f"  {name}" for name in names_of_tests(number)))
         return 0
+    print(f"\nrunning tests/{bug.tests} with it: half a minute", flush=True)
     failing = failing_tests(number)
-    print("\nnoticed by\n  " + "\n  ".join(failing or ["nothing"]))
+    print("\n".join(f"noticed by {test}\n  {how}" for test, how in failing.items()) or "noticed by nothing")
     return 0 if failing else 1
 
 

@@ -1,5 +1,7 @@
 """Six famous bugs, each one line: where it goes, and which tests to ask."""
 
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -47,8 +49,8 @@ def patched(number: int) -> tuple[Path, str]:
     return ROOT / bug.file, text.replace(bug.right, bug.wrong)
 
 
-def failing_tests(number: int) -> list[str]:
-    """The tests that fail with break `number`, run in a copy of the repository; this one stays as it is."""
+def failing_tests(number: int) -> dict[str, str]:
+    """The tests that fail with break `number` -> how; run in a copy of the repository, and this one stays as it is."""
     path, text = patched(number)
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
@@ -57,10 +59,20 @@ def failing_tests(number: int) -> list[str]:
         for file in ("train.py", "train_gpt.py", "pyproject.toml"):
             shutil.copy(ROOT / file, copy / file)
         (copy / path.relative_to(ROOT)).write_text(text, encoding="utf-8")
-        command = [sys.executable, "-m", "pytest", "-q", "-rfE", "--tb=no", "-p", "no:cacheprovider"]
-        done = subprocess.run([*command, f"tests/{BREAKS[number - 1].tests}"], cwd=copy, capture_output=True, text=True)
+        command = [sys.executable, "-m", "pytest", "-q", "-rfE", "--tb=line", "-p", "no:cacheprovider"]
+        asked, wide = (
+            f"tests/{BREAKS[number - 1].tests}",
+            os.environ | {"COLUMNS": "200"},
+        )  # so that pytest cuts nothing
+        done = subprocess.run([*command, asked], cwd=copy, env=wide, capture_output=True, text=True)
     if done.returncode not in (0, 1) or not done.stdout:
         said = (done.stderr or done.stdout).strip().splitlines()[-1:]
         raise ValueError(f"the tests did not run ({' '.join(said)}): pip install -e '.[test]'")
     lines = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    return [line.split(" - ")[0].split(" ", 1)[1] for line in lines]
+    return dict(line.split(" ", 1)[1].partition(" - ")[::2] for line in lines)
+
+
+def names_of_tests(number: int) -> list[str]:
+    """The tests in the file that is asked about break `number`."""
+    text = (ROOT / "tests" / BREAKS[number - 1].tests).read_text(encoding="utf-8")
+    return re.findall(r"^def (test_\w+)", text, re.MULTILINE)

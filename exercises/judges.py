@@ -20,7 +20,8 @@ GOLDEN = Path(__file__).parent.parent / "tests" / "golden" / "tiny"
 def is_tensor(found, shape: tuple[int, ...], what: str) -> None:
     assert isinstance(found, torch.Tensor), f"{what}: a {type(found).__name__}, expected a tensor"
     assert found.shape == shape, f"{what}: shape {tuple(found.shape)}, expected {tuple(shape)}"
-    assert not found.isnan().any(), f"{what}: NaN, not a number, somewhere; a softmax of nothing but -inf gives that"
+    hint = "a softmax of nothing but -inf gives that (a mask is True where it allows)"
+    assert not found.isnan().any(), f"{what}: NaN, not a number, somewhere; {hint}"
 
 
 def close(found, expected, what: str) -> None:
@@ -55,8 +56,11 @@ def encoder_layer(yours) -> None:
     for parameter in layer.parameters():
         nn.init.normal_(parameter, std=0.5)
     x, there = torch.randn(2, 7, 15), torch.arange(7) < torch.tensor([[7], [4]])
-    halves = (("output", "with an MLP that adds nothing"), ("attention_output", "with attention that adds nothing"))
-    for silent, what in (*halves, (None, "the output")):
+    halves = (
+        ("output", "the attention half (the MLP's output is zero here)"),
+        ("attention_output", "the MLP half (attention's output is zero here)"),
+    )
+    for silent, what in (*halves, (None, "the whole layer")):
         changed = copy.deepcopy(layer)
         for parameter in changed.get_submodule(silent).parameters() if silent else ():
             nn.init.zeros_(parameter)
@@ -121,9 +125,10 @@ def lora_linear(yours) -> None:
             close(mine, right, f"the gradient of {name}")
         expected = expected.detach()
         layer.merge()
+        close(base.weight, W + 3.0 * B @ A, "W after merging")
+        close(layer(x), expected, "after merging, when W alone gives the result")
         layer.merge()
         close(layer(x), expected, "after merging twice (the second time changes nothing)")
-        close(base.weight, W + 3.0 * B @ A, "W after merging")
         layer.unmerge()
         close(layer(x), expected, "after unmerging")
         assert torch.equal(base.weight, W), "unmerging does not restore W to the last bit"
@@ -169,7 +174,7 @@ def span_loss(yours) -> None:
 def best_span(yours) -> None:
     """All pairs of positions."""
     generator = torch.Generator().manual_seed(0)
-    for T, most in itertools.product((2, 7, 12), (1, 3, 30)):
+    for T, most, _ in itertools.product((2, 7, 12), (1, 3, 30), range(10)):
         start, end = torch.randn(2, T, generator=generator).unbind(0)
         mask = torch.rand(T, generator=generator) < 0.7
         mask[0] = mask[1] = True
@@ -177,8 +182,9 @@ def best_span(yours) -> None:
         pairs = [(i, j) for i in range(1, T) for j in range(i, min(T, i + most)) if mask[i] and mask[j]]
         score, i, j = max((float(start[i] + end[j]), i, j) for i, j in pairs)
         found = yours(start, end, mask, most)
-        assert tuple(found[1:]) == (i, j), f"T {T}, at most {most}: {tuple(found[1:])}, expected {(i, j)}"
-        assert abs(found[0] - score) < 1e-4, f"T {T}, at most {most}: score {found[0]}, expected {score}"
+        where = f"T {T}, at most {most}, mask {mask.int().tolist()}"
+        assert tuple(found[1:]) == (i, j), f"{where}: {tuple(found[1:])}, expected {(i, j)}"
+        assert abs(found[0] - score) < 1e-4, f"{where}: score {found[0]}, expected {score}"
 
 
 def best_threshold(yours) -> None:

@@ -69,6 +69,12 @@ class MergesTwice(solutions.LoRALinear):
         super().merge()
 
 
+class AddsTheMergedUpdateAgain(solutions.LoRALinear):
+    def forward(self, x):
+        update = self.scale * (x @ self.lora_A.T @ self.lora_B.T)
+        return self.base(x) + update
+
+
 class TrainsTheBase(solutions.LoRALinear):
     def __init__(self, base, rank, alpha):
         super().__init__(base, rank, alpha)
@@ -106,9 +112,9 @@ NEAR_MISSES = [
     ("attention", with_softmax_over_queries, "over the keys, expected 1"),
     ("attention", lambda q, k, v, m: solutions.attention(q * q.size(-1) ** 0.5, k, v, m), "not divided by sqrt(D)"),
     ("attention", lambda q, k, v, m: solutions.attention(q, k, v, ~m), "a softmax of nothing but -inf"),
-    ("encoder_layer", lambda layer, x, mask: x, "with an MLP that adds nothing: differs by up to"),
-    ("encoder_layer", normalised_first, "with an MLP that adds nothing: differs by up to"),
-    ("encoder_layer", without_gelu, "with attention that adds nothing: differs by up to"),
+    ("encoder_layer", lambda layer, x, mask: x, "the attention half (the MLP's output is zero here): differs by up to"),
+    ("encoder_layer", normalised_first, "the attention half (the MLP's output is zero here): differs by up to"),
+    ("encoder_layer", without_gelu, "the MLP half (attention's output is zero here): differs by up to"),
     ("encoder_layer", lambda layer, x, mask: None, "a NoneType, expected a tensor"),
     ("checkpoint_names", lambda layers: {}, "of our names these are missing: ['bert.embeddings.norm'"),
     ("checkpoint_names", lambda layers: solutions.checkpoint_names(layers + 1), "these do not exist: ['bert.layers.2"),
@@ -116,6 +122,7 @@ NEAR_MISSES = [
     ("checkpoint_names", swapped("bert.layers.1.query", "bert.layers.1.key"), "self.key, but that is another part"),
     ("checkpoint_names", swapped("bert.layers.0.attention_norm", "bert.layers.0.output_norm"), "that is another part"),
     ("LoRALinear", MergesTwice, "after merging twice"),
+    ("LoRALinear", AddsTheMergedUpdateAgain, "after merging, when W alone gives the result: differs by up to"),
     ("LoRALinear", TrainsTheBase, "what trains is ['base.bias', 'base.weight', 'lora_A', 'lora_B']"),
     ("LoRALinear", PlainTensors, "what trains is []"),
     ("LoRALinear", DetachedUpdate, "no gradient reaches lora_A and lora_B"),
@@ -124,6 +131,7 @@ NEAR_MISSES = [
     ("windows", lambda q, n, length, overlap: [(0, min(n, length - q))], "expected [(0, 7), (7, 8)]"),
     ("span_loss", lambda s, e, i, j, mask: solutions.span_loss(s, e, i, j, torch.ones_like(mask)), "differs by up to"),
     ("best_span", lambda s, e, mask, most: (0.0, int(s.argmax()), int(e.argmax())), "expected (1, 1)"),
+    ("best_span", lambda s, e, mask, most: solutions.best_span(s, e, mask, most + 1), "at most 1, mask"),
     ("best_threshold", lambda odds, f1, has_answer: np.inf, "mean F1"),
     ("scores", lambda gold, predicted: (float(gold == predicted), 0.0), "gold 'the Normans'"),
 ]
@@ -189,8 +197,13 @@ def test_each_bug_is_one_line_and_noticed(number, capsys):
     before, after = path.read_text(encoding="utf-8").splitlines(), text.splitlines()
     assert sum(a != b for a, b in zip(before, after, strict=True)) == 1
     assert exercises.main(["break", str(number)]) == 0
-    assert f"{number}. {BREAKS[number - 1].what}" in capsys.readouterr().out
-    assert failing_tests(number)
+    shown = capsys.readouterr().out
+    assert f"{number}. {BREAKS[number - 1].what}" in shown
+    failing = failing_tests(number)
+    for test, how in failing.items():
+        assert how
+        assert test.partition("::")[2].partition("[")[0] in shown  # among those to guess from
+    assert failing
 
 
 def test_the_readme_has_every_step_and_bug():
