@@ -52,9 +52,10 @@ class LoRALinear(nn.Module):
             return self.base(x)
         W, b, s, A, B = self.base.weight, self.base.bias, self.scale, self.lora_A, self.lora_B
         trains = any(parameter.requires_grad for parameter in self.base.parameters())
-        if trains or (self.training and self.dropout.p):
+        if trains or (self.training and self.dropout.p):  # the formula, and autograd's gradient of it
             h = self.base(x)
             return h + F.linear(F.linear(self.dropout(x), (s * A).to(h.dtype)), B.to(h.dtype))
+        # The same with a gradient written by hand, which is faster; a PackedLinear brings fast products with W.
         return lora_linear(x, W, b, s * A, B, getattr(self.base, "products", None))
 
     @property

@@ -146,7 +146,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, p: float) -> Tensor
 
 
 def eager_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, p: float) -> Tensor:
-    """`attention`, one operation per line."""
+    """`attention`, one operation per line.
+
+    (q k^T / sqrt(D)).masked_fill(~mask, -inf).softmax(-1) @ v with fewer passes over the T x T scores.
+    """
     B, N, _, D = q.shape
     # Masked scores become -inf: -1e9 would overflow in float16. The product adds this bias and scales in one pass.
     bias = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, -math.inf)  # (B, 1, 1, T)

@@ -1,8 +1,9 @@
 """GPT-2, a decoder that writes the next token, written out by hand (Radford et al. 2019).
 
-Read it beside minibert/model.py. What differs: each token attends only to those before it (causal), a layer normalises
-its inputs instead of its sums (pre-norm), one matrix computes queries, keys and values, the activation is an
-approximation of GELU, the head is the embedding matrix, and keys and values of earlier tokens can be kept (the cache).
+Read it beside minibert/model.py. What differs: each token attends only to itself and to those before it (causal),
+a layer normalises its inputs instead of its sums (pre-norm), one matrix computes queries, keys and values, the
+activation is an approximation of GELU, the head is the embedding matrix, and keys and values of earlier tokens can be
+kept (the cache).
 
 Axes, named once: B batch, T tokens, H hidden size, N attention heads, D = H / N head size, V vocabulary; S tokens that
 keys and values exist for: those in the cache and the T new ones.
