@@ -1,8 +1,11 @@
 """What several test files use: where things are, a tiny model and its data, ways to run and stop train.py."""
 
+import base64
 import contextlib
+import hashlib
 import json
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -72,6 +75,14 @@ def flags(tiny, output, *more):
     return [*names, *sizes, "--precision", "fp32", "--log-every", "5", *more]
 
 
+def check_digests(page: str, policy: str) -> None:
+    """The content security policy allows the page's own script and style, by their hash, and no other."""
+    for tag in ("script", "style"):
+        (content,) = re.findall(f"<{tag}[^>]*>(.*?)</{tag}>", page, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+
+
 def on_tiny(tiny, *more):
     """Flags of an experiment that make every run one of the tiny model."""
     file = str(tiny / "squad.json")
@@ -129,11 +140,11 @@ def predicted(answers, odds):
 
 
 def read(path):
-    return json.loads(Path(path).read_text())
+    return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 def read_log(folder, name="log.jsonl"):
-    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+    return [json.loads(line) for line in (folder / name).read_text(encoding="utf-8").splitlines()]
 
 
 def checkpoint_of(folder):

@@ -41,7 +41,7 @@ def squad(change):
     """data.json after change(data, first paragraph, its first question)."""
 
     def make(here, patch):
-        data = json.loads((here / "data.json").read_text())
+        data = json.loads((here / "data.json").read_text(encoding="utf-8"))
         paragraph = data["data"][0]["paragraphs"][0]
         change(data, paragraph, paragraph["qas"][0])
         (here / "data.json").write_text(json.dumps(data))
@@ -59,7 +59,7 @@ def settings(name, **changes):
     """A JSON file with other values."""
 
     def make(here, patch):
-        content = json.loads((here / name).read_text()) | changes
+        content = json.loads((here / name).read_text(encoding="utf-8")) | changes
         (here / name).write_text(json.dumps(content))
 
     return make
@@ -112,7 +112,7 @@ def tokenizer_file(tokenizer):
 
 
 def unknown_word_removed(here):
-    content = json.loads((here / "model" / "tokenizer.json").read_text())
+    content = json.loads((here / "model" / "tokenizer.json").read_text(encoding="utf-8"))
     del content["model"]["vocab"]["[UNK]"]
     (here / "model" / "tokenizer.json").write_text(json.dumps(content))
 
@@ -240,7 +240,7 @@ CASES = {
         wordpiece_tokenizer([*SPECIAL_TOKENS, *(f"w{i}" for i in range(195))])
     ),
     "tokenizer without [CLS]": lambda here, patch: (here / "model" / "tokenizer.json").write_text(
-        (here / "model" / "tokenizer.json").read_text().replace("[CLS]", "[cls]")
+        (here / "model" / "tokenizer.json").read_text(encoding="utf-8").replace("[CLS]", "[cls]")
     ),
     "tokenizer without its unknown word": lambda here, patch: (
         settings("model/tokenizer.json", added_tokens=[])(here, patch),

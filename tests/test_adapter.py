@@ -93,7 +93,7 @@ def test_peft_reads_an_adapter_of_ours(tiny, names, inputs, tmp_path, targets):
 def spoilt(folder, **changes):
     """A copy of the golden adapter with these fields of its config changed."""
     shutil.copytree(GOLDEN / "adapter", folder)
-    config = json.loads((folder / "adapter_config.json").read_text())
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     (folder / "adapter_config.json").write_text(json.dumps(config | changes))
     return folder
 
@@ -262,7 +262,7 @@ def test_any_adapter_and_its_base_are_the_same_in_peft(models):
 def test_base_of_tells_what_an_adapter_was_made_for(tiny, names, tmp_path):
     lora.save_adapter(adapted(tiny), tmp_path, names, "QUESTION_ANS", "some/base", "v1")
     assert lora.base_of(tmp_path) == ("some/base", "v1", {"qa_outputs"})
-    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    config = json.loads((tmp_path / "adapter_config.json").read_text(encoding="utf-8"))
     assert (config["task_type"], config["modules_to_save"]) == ("QUESTION_ANS", ["qa_outputs"])
 
 
@@ -271,7 +271,7 @@ def test_a_model_without_a_head_saves_an_adapter_without_one(tmp_path):
     lora.add_lora(stack, 2, 4)
     shake(stack)
     lora.save_adapter(stack, tmp_path, names, "CAUSAL_LM", "base")
-    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    config = json.loads((tmp_path / "adapter_config.json").read_text(encoding="utf-8"))
     assert (config["task_type"], config["modules_to_save"]) == ("CAUSAL_LM", None)
     again = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3))
     again.load_state_dict(

@@ -16,7 +16,7 @@ SIZES = (40, 8, 8)
 @pytest.fixture
 def by_hand(tiny, tmp_path):
     """The tiny file without its 8 unanswerable questions."""
-    content = json.loads((tiny / "squad.json").read_text())
+    content = json.loads((tiny / "squad.json").read_text(encoding="utf-8"))
     for article in content["data"]:
         for paragraph in article["paragraphs"]:
             paragraph["qas"] = [qa for qa in paragraph["qas"] if qa["answers"]]
@@ -51,9 +51,9 @@ def test_a_run_without_them_says_so_and_keeps_to_it(tiny, tmp_path, capsys):
     assert "dev  16 questions (8 unanswerable left out), " in printed
     assert "16 questions, all with an answer (8 without one left out): read the line for always answering" in printed
     assert "the null threshold means nothing here" in printed
-    metrics = json.loads((out / "metrics.json").read_text())
+    metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     assert (metrics["total"], metrics["left_out"]) == (16, 8)
-    assert "" not in json.loads((out / "predictions.json").read_text()).values()
+    assert "" not in json.loads((out / "predictions.json").read_text(encoding="utf-8")).values()
     [logged] = [line for line in read_log(out) if "f1" in line]
     assert logged["f1"] == metrics["always_answer"]["f1"] == metrics["f1"]
 
@@ -66,4 +66,4 @@ def test_a_run_without_them_says_so_and_keeps_to_it(tiny, tmp_path, capsys):
 
 
 def test_a_run_with_them_says_nothing_of_it(run):
-    assert "left_out" not in json.loads((run / "metrics.json").read_text())
+    assert "left_out" not in json.loads((run / "metrics.json").read_text(encoding="utf-8"))

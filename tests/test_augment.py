@@ -90,13 +90,14 @@ def test_an_unanswerable_question_is_not_changed_again(real):
     assert augment([e for e in real if not e.answers], 10, seed=0) == []
 
 
-def test_the_first_way_that_works_is_taken(real):
+def test_one_of_the_ways_that_work_is_drawn():
     assert unanswerable(asked("Who is Vin?", "Giverny"), random.Random(0)) is None
-    made = unanswerable(asked("Who was moved before Claude Monet?", "Giverny"), random.Random(0))
-    assert made.question in (
+    before = asked("Who was moved before Claude Monet?", "Giverny")
+    made = {unanswerable(before, random.Random(seed)).question for seed in range(50)}
+    assert made == {
         "Who was moved after Claude Monet?", "Who was not moved before Claude Monet?",
         "Who was moved before Georges Clemenceau?", "Who was moved before May?",
-    )  # fmt: skip
+    }  # fmt: skip
 
 
 def test_the_sentences_of_the_gold_answers_are_left_out(monkeypatch):

@@ -46,4 +46,4 @@ def test_before_after_asks_both_the_same(tiny, run, tmp_path, capsys):
     assert after["metrics"]["f1"] > before["metrics"]["f1"]  # it was trained on these
     shown = read(tmp_path / "out" / "examples.json")
     assert [len(shown[when][0]) for when in ("before", "after")] == [3, 3]
-    assert (tmp_path / "out" / "examples.md").read_text() in capsys.readouterr().out
+    assert (tmp_path / "out" / "examples.md").read_text(encoding="utf-8") in capsys.readouterr().out

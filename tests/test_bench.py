@@ -51,7 +51,7 @@ def test_a_part_measured_again_leaves_the_others(tmp_path, capsys):
     assert earlier(file, machine) == {"decode": first, "start": again}
     with pytest.raises(ValueError, match="on another machine"):
         earlier(file, {"processor": "y"})
-    text = file.with_suffix(".md").read_text()
+    text = file.with_suffix(".md").read_text(encoding="utf-8")
     assert "2026-01-01 to 2026-01-02; processor x" in text
     assert "| decoding | 1 s | 0.5 s | met |" in text
     assert "| start | 5 s | 6 s | missed |" in text

@@ -151,8 +151,8 @@ def test_files_appear_whole_or_not_at_all(tmp_path):
     (folder / "b").write_text("other")
     with minihub.atomic_write(folder) as part:
         (part / "a").write_text("new")
-        assert (folder / "a").read_text() == "old"
-    assert {path.name: path.read_text() for path in folder.iterdir()} == {"a": "new", "b": "other"}
+        assert (folder / "a").read_text(encoding="utf-8") == "old"
+    assert {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()} == {"a": "new", "b": "other"}
     assert names(tmp_path) == ["out"]
 
 

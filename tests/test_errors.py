@@ -17,7 +17,7 @@ from minibert.qa.__main__ import main as ask
 from minirun.flags import check_values
 from train import Options
 
-TABLE = re.findall(r"^\| (.+?) \| (.+) \|$", (ROOT / "docs" / "errors.md").read_text(), re.MULTILINE)
+TABLE = re.findall(r"^\| (.+?) \| (.+) \|$", (ROOT / "docs" / "errors.md").read_text(encoding="utf-8"), re.MULTILINE)
 ROWS = {wrong: said for wrong, said in TABLE if said not in ("said", "---")}
 
 

@@ -83,7 +83,7 @@ def test_ablate_ends_in_a_table_and_goes_on_where_it_was(tiny, tmp_path, monkeyp
     assert rows[0]["parameters"] == 2 * 2 * 24 + 26
     base = sum(parameter.numel() for parameter in minibert.load_pretrained(tiny).parameters())
     assert rows[0]["share"] == (2 * 2 * 24 + 26) / (base + 2 * 2 * 24)
-    table = (tmp_path / "results.md").read_text()
+    table = (tmp_path / "results.md").read_text(encoding="utf-8")
     assert f"{common.sizes(tmp_path)[0]} questions of" in table
     assert "| query, value | 2 | 4 | 0.001 |" in table
     assert table in capsys.readouterr().out
@@ -100,7 +100,7 @@ def test_recipe_shows_mean_lowest_and_highest_over_seeds(tiny, tmp_path, monkeyp
         name: [tmp_path / f"{name}-seed-{seed}" / "metrics.json" for seed in (0, 1)]
         for name in ("defaults", "lora-rank-1")
     }
-    table = (tmp_path / "results.md").read_text()
+    table = (tmp_path / "results.md").read_text(encoding="utf-8")
     for name, change in (("defaults", "nothing"), ("lora-rank-1", "rank 1")):
         low, high = sorted(read(path)["always_answer"]["HasAns_f1"] for path in files[name])
         [line] = [line for line in table.splitlines() if line.startswith(f"| {change} |")]
@@ -120,7 +120,7 @@ def test_the_third_model_is_taught_by_the_two_before_it(tiny, tmp_path):
     assert [config["teachers"] for config in configs] == ["", "", f"{folders[0]},{folders[1]}"]
     assert [config["lora_rank"] for config in configs] == [8, 0, 8]
     assert [config["augment"] for config in configs] == [3, 3, 3]
-    rows = (tmp_path / "results.md").read_text().splitlines()[-3:]
+    rows = (tmp_path / "results.md").read_text(encoding="utf-8").splitlines()[-3:]
     for row, folder in zip(rows, folders, strict=True):
         crossfit = read(folder / "metrics.json")["crossfit"]
         assert row.split(" | ")[3].startswith(f"{crossfit['f1']:.2f} (")
@@ -157,7 +157,7 @@ def test_questions_that_all_have_an_answer_are_judged_by_always_answering(tiny, 
     more = ("--ranks", "1", "--rates", "1e-3", "--output", str(tmp_path))
     assert ablate.main([*on_tiny(tiny, *more), "--answerable-only"]) == 0
     [row] = read(tmp_path / "results.json")
-    table = (tmp_path / "results.md").read_text()
+    table = (tmp_path / "results.md").read_text(encoding="utf-8")
     assert "chosen by the F1 when always answering" in table
     assert f"| {common.with_interval(row['dev']['always_answer'] | {'NoAns_exact': 0}, 'f1')} |" in table
 
@@ -168,11 +168,13 @@ def test_ctrl_c_ends_an_experiment_once_its_run_has_ended(tmp_path):
     (tmp_path / "run.py").write_text("\n".join(lines))
     # A shell that starts the tests in the background makes them ignore Ctrl-C.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    end = common.timed([str(tmp_path / "run.py")], tmp_path / "run.txt")
-    signal.signal(signal.SIGINT, before)
+    try:
+        end = common.timed([str(tmp_path / "run.py")], tmp_path / "run.txt")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert end.interrupted
     assert end.status == 0
-    assert (tmp_path / "run.txt").read_text() == "done\n"
+    assert (tmp_path / "run.txt").read_text(encoding="utf-8") == "done\n"
     with pytest.raises(KeyboardInterrupt):
         common.check(end, tmp_path / "run")
 

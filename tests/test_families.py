@@ -114,7 +114,7 @@ def test_config_round_trip(name):
     config = minibert.BertConfig.from_json(folder / "config.json")
     assert config.model_type == name
     assert minibert.BertConfig.from_dict(config.to_dict()) == config
-    stored = json.loads((folder / "config.json").read_text())
+    stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert {key: value for key, value in config.to_dict().items() if key in stored} == {
         key: stored[key] for key in config.to_dict() if key in stored
     }

@@ -1,6 +1,7 @@
 """GPT-2 against transformers: stored golden tensors everywhere, the real thing where it is installed."""
 
 import copy
+import dataclasses
 import json
 
 import pytest
@@ -154,9 +155,10 @@ def test_too_long_a_sequence_is_refused(model):
         model(ids, mask)
 
 
-def test_dropout_acts_in_training_only():
+@pytest.mark.parametrize("rate", ["resid_pdrop", "embd_pdrop", "attn_pdrop"])
+def test_dropout_acts_in_training_only(rate):
     torch.manual_seed(0)
-    model = minigpt.GPT2LMHead(ODD.with_dropout(0.5))
+    model = minigpt.GPT2LMHead(dataclasses.replace(ODD.with_dropout(0.0), **{rate: 0.5}))
     ids, mask = left_padded(31, 3, 7, seed=3)
     assert not torch.equal(model(ids, mask), model(ids, mask))
     assert torch.equal(model.eval()(ids, mask), model(ids, mask))
@@ -281,7 +283,7 @@ def test_shards_and_hub_ids_are_read(tmp_path, monkeypatch):
         save_file(part, tmp_path / name)
     index = {"weight_map": {key: name for name, part in parts.items() for key in part}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    (tmp_path / "config.json").write_text((GOLDEN / "gpt2" / "config.json").read_text())
+    (tmp_path / "config.json").write_text((GOLDEN / "gpt2" / "config.json").read_text(encoding="utf-8"))
     asked = []
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: asked.append((a, k)) or str(tmp_path))
     model = minigpt.load_pretrained("openai-community/gpt2-medium", revision="v1")
@@ -302,7 +304,7 @@ def test_files_of_the_hub_are_read_with_old_buffers_and_without_the_prefix(tmp_p
         bare[f"h.{i}.attn.masked_bias"] = torch.tensor(-1e4)
     bare["lm_head.weight"] = bare["wte.weight"].clone()
     save_file(bare, tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text((GOLDEN / "gpt2" / "config.json").read_text())
+    (tmp_path / "config.json").write_text((GOLDEN / "gpt2" / "config.json").read_text(encoding="utf-8"))
     ids, mask = left_padded(31, 3, 7, seed=9)
     assert torch.equal(
         minigpt.load_pretrained(tmp_path)(ids, mask), minigpt.load_pretrained(GOLDEN / "gpt2")(ids, mask)
@@ -333,7 +335,7 @@ def test_shapes_are_those_of_the_model(model):
     ],
 )
 def test_an_impossible_config_is_refused(tmp_path, field, value, message):
-    config = json.loads((GOLDEN / "gpt2" / "config.json").read_text()) | {field: value}
+    config = json.loads((GOLDEN / "gpt2" / "config.json").read_text(encoding="utf-8")) | {field: value}
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match=message):
         minigpt.GPT2Config.from_json(tmp_path / "config.json")

@@ -36,7 +36,9 @@ def test_auto_on_a_cpu_is_bf16_only_where_native(monkeypatch, flags, expected):
     assert minirun.choose_precision("fp16", torch.device("cpu")) == torch.float16
 
 
-@pytest.mark.parametrize(("capability", "expected"), [((9, 0), torch.bfloat16), ((7, 5), torch.float16)])
+@pytest.mark.parametrize(
+    ("capability", "expected"), [((9, 0), torch.bfloat16), ((8, 0), torch.bfloat16), ((7, 5), torch.float16)]
+)
 def test_auto_on_cuda_is_fp16_before_ampere(monkeypatch, capability, expected):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert minirun.choose_precision("auto", torch.device("cuda")) == expected

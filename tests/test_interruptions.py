@@ -237,14 +237,17 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tiny, tmp_path):
 def test_a_second_run_into_one_folder_is_refused(tiny, tmp_path):
     process = start(*flags(tiny, tmp_path / "run", "--epochs", "100000"))
     waited = time.monotonic()
-    while not (tmp_path / "run" / "log.jsonl").exists() and time.monotonic() - waited < 120:
-        time.sleep(0.05)
-    for arguments in (flags(tiny, tmp_path / "run"), ["--resume", str(tmp_path / "run")]):
-        with pytest.raises(ValueError, match="another process is writing a run here"):
-            train.main(arguments)
-    assert process.poll() is None
-    process.kill()
-    process.communicate()
+    try:
+        while not (tmp_path / "run" / "log.jsonl").exists() and time.monotonic() - waited < 120:
+            assert process.poll() is None
+            time.sleep(0.05)
+        for arguments in (flags(tiny, tmp_path / "run"), ["--resume", str(tmp_path / "run")]):
+            with pytest.raises(ValueError, match="another process is writing a run here"):
+                train.main(arguments)
+        assert process.poll() is None
+    finally:  # it would train on for hours
+        process.kill()
+        process.communicate()
 
 
 def test_out_of_memory_names_the_batch_and_what_to_lower(tiny, tmp_path, monkeypatch):

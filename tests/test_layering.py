@@ -86,7 +86,7 @@ def test_there_is_no_circle_of_rooms_or_modules():
 def test_the_rooms_are_those_that_an_install_has():
     import tomllib
 
-    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
     assert sorted(packages) == sorted(PACKAGES)
     on_disk = {path.parent for room in ("minihub", "minirun", "minibert", "minigpt", "lora", "squad")
                for path in (ROOT / room).rglob("*.py")}  # fmt: skip

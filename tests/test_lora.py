@@ -86,8 +86,9 @@ def test_a_derivative_of_a_derivative_is_refused_and_not_wrong():
         slope.square().sum().backward()
 
 
-def test_dropout_acts_on_the_update_only_and_only_in_training():
-    layer = LoRALinear(nn.Linear(50, 4), rank=2, alpha=3, dropout=0.5)
+@pytest.mark.parametrize("frozen", [True, False])
+def test_dropout_acts_on_the_update_only_and_only_in_training(frozen):
+    layer = LoRALinear(nn.Linear(50, 4).requires_grad_(not frozen), rank=2, alpha=3, dropout=0.5)
     x = torch.randn(3, 50)
     assert torch.equal(layer.train()(x), layer.base(x))  # B is zero: whatever is dropped, nothing is added
     nn.init.normal_(layer.lora_B)

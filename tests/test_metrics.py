@@ -180,6 +180,10 @@ def test_a_given_threshold_is_used_and_said():
     assert "the run's own threshold" in results_table(metrics)
     tuned = evaluate(examples, predictions)
     assert (tuned["threshold"], tuned["f1"]) == (0.0, 100.0)
+    uneven = [*examples, example(2, False, "c")]  # two of three have no answer
+    silent = evaluate(uneven, predicting_x({"0": -1.0, "1": 1.0, "2": -1.0}))["always_empty"]
+    assert (silent["f1"], silent["exact"]) == pytest.approx((200 / 3, 200 / 3))
+    assert (silent["HasAns_f1"], silent["NoAns_f1"]) == (0.0, 100.0)
     table = results_table(tuned)
     for part in ("optimistic", 'always "" (baseline)', "50.00", "cross-fitted"):
         assert part in table

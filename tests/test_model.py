@@ -94,13 +94,36 @@ def test_padding_changes_nothing(model, inputs):
 def test_eval_is_deterministic_with_attention_dropout(config, inputs):
     from dataclasses import replace
 
-    model = minibert.BertForQuestionAnswering(replace(config, attention_probs_dropout_prob=0.5))
+    rates = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.5}
+    model = minibert.BertForQuestionAnswering(replace(config, **rates))
     model.eval()
     for grad in (True, False):  # the written-out attention, and the fused one
         with torch.set_grad_enabled(grad):
             assert torch.equal(model(*inputs)[0], model(*inputs)[0])
     model.train()
     assert not torch.equal(model(*inputs)[0], model(*inputs)[0])
+
+
+def test_attention_dropout_sets_weights_to_zero_and_scales_the_others():
+    q, k, v = *torch.randn(2, 3, 2, 7, 7).unbind(0), torch.eye(7).expand(3, 2, 7, 7)  # with v = I the weights come back
+    mask = torch.ones(3, 1, 1, 7, dtype=torch.bool)
+    weights, dropped = (minibert.model.eager_attention(q, k, v, mask, p) for p in (0.0, 0.5))
+    kept = dropped != 0
+    assert 0 < kept.sum() < kept.numel()
+    torch.testing.assert_close(dropped, weights * kept / 0.5)
+
+
+def test_the_output_of_both_halves_of_a_layer_is_dropped(config):
+    """With the one half's weights at zero only the other's output is random."""
+    from dataclasses import replace
+
+    rates = {"hidden_dropout_prob": 0.5, "attention_probs_dropout_prob": 0.0}
+    x, mask = torch.randn(3, 7, 15), torch.ones(3, 1, 1, 7, dtype=torch.bool)
+    for silent in ("attention_output", "output"):
+        layer = minibert.model.Layer(replace(config, **rates)).train()
+        for parameter in layer.get_submodule(silent).parameters():
+            torch.nn.init.zeros_(parameter)
+        assert not torch.equal(layer(x, mask), layer(x, mask))
 
 
 def test_zero_dropout_makes_train_and_eval_equal(config, inputs):

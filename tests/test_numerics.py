@@ -81,6 +81,13 @@ def test_spikes_are_counted(tmp_path):
     assert line["loss"] == pytest.approx(72 / 60)
 
 
+def test_a_line_has_the_mean_since_the_one_before_it(tmp_path):
+    log = RunLog(tmp_path, every=3)
+    for step, loss in enumerate((1.0, 2.0, 6.0, 1.0, 1.0, 4.0), 1):
+        log.step(step, loss, 4)
+    assert [(line["step"], line["loss"], line["loss_max"]) for line in log_lines(tmp_path)] == [(3, 3, 6), (6, 2, 4)]
+
+
 def test_nothing_reaches_for_the_network(tiny, tmp_path, monkeypatch):
     def refuse(*args):
         raise AssertionError(f"the network was asked for {args}")

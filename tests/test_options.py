@@ -20,12 +20,7 @@ def test_flags_are_the_fields_with_their_types():
         options.seed = 1
 
 
-def test_a_folder_that_holds_a_run_is_refused(run, tiny):
-    with pytest.raises(ValueError, match="already holds a run"):
-        train.main(flags(tiny, run))
-
-
-def test_a_folder_that_holds_a_run_is_refused_before_anything_takes_time(run, tiny, tmp_path, monkeypatch):
+def test_a_folder_that_holds_a_run_is_refused_before_anything_takes_time(run, tiny, monkeypatch):
     monkeypatch.setattr(train, "prepare", None)
     with pytest.raises(ValueError, match="already holds a run"):
         train.main(flags(tiny, run))

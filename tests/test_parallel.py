@@ -1,5 +1,6 @@
 """Two processes over gloo: the same gradients, figures and files as one, whatever happens on the way."""
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -72,6 +73,26 @@ def test_shares_hold_everything_once_and_are_even(lengths, count):
 
 def test_shares_of_like_lengths():
     assert [s.tolist() for s in squad.shard_by_tokens(np.array([9, 8, 8, 9]), 2)] == [[0, 1], [2, 3]]
+
+
+def test_the_random_numbers_of_a_step_are_drawn_by_its_process(tiny, tmp_path, monkeypatch):
+    asked, step_seed = [], minirun.step_seed
+
+    @contextlib.contextmanager
+    def sixth(device):
+        yield minirun.Processes(rank=5), device
+
+    def stops_in_the_third(*_):
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return torch.ones(()), torch.ones(())
+
+    monkeypatch.setattr(minirun, "join_processes", sixth)
+    monkeypatch.setattr(minirun, "step_seed", lambda *args: asked.append(args) or step_seed(*args))
+    monkeypatch.setattr(train, "training_step", stops_in_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        train.main(flags(tiny, tmp_path / "run", "--seed", "4"))
+    assert asked == [(4, step, 5) for step in range(3)]
 
 
 # ------------------------------------------------------------------------------------ one step

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 import squad
-from squad.prompts import IGNORED, QUESTION, answer_loss, collate_prompts, kept_context, make_prompts
+from squad.prompts import IGNORED, QUESTION, answer_loss, collate_prompts, kept_context, make_prompts, text_chunks
 
 CONTEXT = "Vin is a Mistborn of great power. Kelsier, the Survivor of Hathsin, taught her. She lives in Luthadel."
 
@@ -64,6 +64,32 @@ def test_only_the_answer_and_its_eos_are_labels(bpe):
         real = [ids[mask.bool()].tolist() for ids, mask in zip(batch.input_ids, batch.attention_mask, strict=True)]
         assert real == [ids.tolist() for ids in prompts.ids]
     assert batch.attention_mask[:, -1].all()  # on the left, all rows end together
+
+
+def test_texts_are_one_stream_cut_in_pieces(bpe):
+    """Each context once, whatever is asked about it, and an end after each."""
+    texts = ["Vin is a Mistborn.", "She lives in Luthadel."]
+    examples = [
+        example("Who?", texts[0], id="a"),
+        example("What?", texts[0], id="b"),
+        example("Who?", texts[1], id="c"),
+    ]
+    stream = [id for text in texts for id in (*bpe.encode(text).ids, EOS)]
+    chunks = text_chunks(examples, bpe, 7, EOS)
+    assert [ids.tolist() for ids in chunks.ids] == [stream[at : at + 7] for at in range(0, len(stream), 7)]
+    assert chunks.answer_tokens.tolist() == [len(ids) for ids in chunks.ids]
+
+
+def test_the_fingerprint_is_of_tokens_and_answers(bpe):
+    one, same, other, moved = (
+        make_prompts([asked(text, question)], bpe, 500, EOS).fingerprint()
+        for text, question in (
+            ("Kelsier", "Who taught Vin?"), ("Kelsier", "Who taught Vin?"), ("Hathsin", "Who taught Vin?"),
+            ("Kelsier", "Who taught viN?"),
+        )
+    )  # fmt: skip
+    assert one == same
+    assert len({one, other, moved}) == 3
 
 
 def test_the_loss_equals_one_token_at_a_time():

@@ -45,8 +45,8 @@ def ask(run, text, *more):
 
 def test_a_run_brings_its_threshold_temperature_and_windows(run):
     reader = load_reader(run, precision="fp32")
-    saved = json.loads((run / "adapter" / "qa.json").read_text())
-    metrics = json.loads((run / "metrics.json").read_text())
+    saved = json.loads((run / "adapter" / "qa.json").read_text(encoding="utf-8"))
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     assert reader.null_threshold == saved["null_threshold"] == metrics["threshold"]
     assert reader.temperature == saved["temperature"] == metrics["calibration"]["temperature"]
     assert reader.best_bonus == saved["best_bonus"] == metrics["calibration"]["best_bonus"]
@@ -55,14 +55,14 @@ def test_a_run_brings_its_threshold_temperature_and_windows(run):
 
 
 def test_run_adapter_and_exported_folder_give_the_same_logits(run, exported, inputs):
-    adapted = minibert.load_pretrained(json.loads((run / "config.json").read_text())["model"])
+    adapted = minibert.load_pretrained(json.loads((run / "config.json").read_text(encoding="utf-8"))["model"])
     lora.load_adapter(adapted, run / "adapter", minibert.checkpoint_names(adapted.config), HEAD)
     with torch.no_grad():
         expected = torch.stack(adapted(*inputs))
         for name in (run, run / "adapter", exported):
             model, _, settings = load_model(name)
             torch.testing.assert_close(torch.stack(model(*inputs)), expected, rtol=0, atol=1e-5)
-            assert settings == json.loads((run / "adapter" / "qa.json").read_text())
+            assert settings == json.loads((run / "adapter" / "qa.json").read_text(encoding="utf-8"))
 
 
 def test_transformers_loads_the_exported_folder(exported, inputs):
@@ -108,7 +108,7 @@ def test_models_that_cannot_answer(tiny, run, tmp_path):
     shutil.copytree(run / "adapter", adapter)
     weights = load_file(adapter / "adapter_model.safetensors")
     save_file({k: v for k, v in weights.items() if "qa_outputs" not in k}, adapter / "adapter_model.safetensors")
-    config = json.loads((adapter / "adapter_config.json").read_text())
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     (adapter / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": str(headless)}))
     with pytest.raises(minibert.CheckpointError, match="has no QA head"):  # neither has: a random one would answer
         load_reader(adapter)
@@ -194,7 +194,7 @@ def test_batch_to_a_file_with_candidates(run, tmp_path):
     (tmp_path / "q.jsonl").write_text('{"id": "a", "question": "who is vin", "context": "vin is a mistborn"}\n')
     out = tmp_path / "answers.jsonl"
     assert main(["--model", str(run), "--batch", str(tmp_path / "q.jsonl"), "--output", str(out), "--top-k", "3"]) == 0
-    content = json.loads(out.read_text())
+    content = json.loads(out.read_text(encoding="utf-8"))
     assert content["id"] == "a"
     assert len(content["candidates"]) == 3
 
@@ -208,12 +208,14 @@ def test_squad_in_predictions_out(run, tiny, tmp_path, zipped):
     out = tmp_path / "predictions.json"
     assert main(["--model", str(run), "--precision", "fp32", "--batch", str(source), "--output", str(out)]) == 0
     # the run evaluated the same file at the same threshold
-    assert json.loads(out.read_text()) == json.loads((run / "predictions.json").read_text())
-    squad.official_metrics(squad.read_examples(source), json.loads(out.read_text()))
+    assert json.loads(out.read_text(encoding="utf-8")) == json.loads(
+        (run / "predictions.json").read_text(encoding="utf-8")
+    )
+    squad.official_metrics(squad.read_examples(source), json.loads(out.read_text(encoding="utf-8")))
 
 
 def test_a_test_set_without_gold_answers(run, tiny, tmp_path):
-    data = json.loads((tiny / "squad.json").read_text())
+    data = json.loads((tiny / "squad.json").read_text(encoding="utf-8"))
     for article in data["data"]:
         for qa in article["paragraphs"][0]["qas"]:
             del qa["answers"], qa["is_impossible"]
@@ -221,7 +223,9 @@ def test_a_test_set_without_gold_answers(run, tiny, tmp_path):
     out = tmp_path / "predictions.json"
     arguments = ["--batch", str(tmp_path / "test.json"), "--output", str(out)]
     assert main(["--model", str(run), "--precision", "fp32", *arguments]) == 0
-    assert json.loads(out.read_text()) == json.loads((run / "predictions.json").read_text())
+    assert json.loads(out.read_text(encoding="utf-8")) == json.loads(
+        (run / "predictions.json").read_text(encoding="utf-8")
+    )
 
 
 # ---------------------------------------------------------------------------------------------- errors

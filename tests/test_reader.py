@@ -175,7 +175,7 @@ def test_a_book_of_200_000_words(reader):
     assert book[found["start"] : found["end"]] == found["answer"] != ""
 
 
-# ------------------------------------------------------------------------------- on the shipped adapter
+# ------------------------------------------------------------------------------- how often to answer
 
 
 def test_the_share_of_answerable_questions_moves_the_threshold(tokenizer):
@@ -203,6 +203,9 @@ def test_a_share_that_is_none_is_refused(share, tokenizer):
 def test_a_model_saved_without_a_scale_cannot_be_told_a_share(reader):
     with pytest.raises(ValueError, match=r"answerable needs dev_answerable and null_scale, which train\.py saves"):
         reader("who is vin", "vin is a mistborn", answerable=0.9)
+
+
+# ------------------------------------------------------------------------------- on the shipped adapter
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 """The page of squad.report: what it shows, and what must never be in one."""
 
-import base64
-import hashlib
 import json
 import math
 import re
@@ -11,7 +9,7 @@ import sys
 import xml.etree.ElementTree as ET
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, check_digests
 from reports import URDU, VIN, make_run, question
 
 import train
@@ -27,10 +25,7 @@ def read_page(folder):
     page = (folder / "report.html").read_text(encoding="utf-8")
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)[1]
     assert "default-src 'none'" in policy
-    for tag in ("script", "style"):
-        (content,) = re.findall(f"<{tag}[^>]*>(.*?)</{tag}>", page, re.DOTALL)
-        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
-        assert f"{tag}-src 'sha256-{digest}'" in policy
+    check_digests(page, policy)
     tags = re.findall(r"<[a-zA-Z][^<>]*>", page)
     assert not [t for t in tags if re.search(r"\s(src|srcset|style|on\w+|action)\s*=", t)]
     assert [t for t in tags if "href" in t] == ['<link rel="icon" href="data:,">']
@@ -64,7 +59,7 @@ def test_what_the_page_shows(mixed):
     assert charts(page) == [
         "loss", "rate", "threshold", "precision", "calibration-before", "calibration-after", "by-word", "by-length",
     ]  # fmt: skip
-    metrics = json.loads((mixed / "metrics.json").read_text())
+    metrics = json.loads((mixed / "metrics.json").read_text(encoding="utf-8"))
     for row in (metrics, metrics["crossfit"], metrics["at_zero"], metrics["always_answer"], metrics["always_empty"]):
         assert f"<td>{row['exact']:.2f}<small>" in page and f"<td>{row['f1']:.2f}<small>" in page
     assert f"Expected calibration error {metrics['calibration']['ece_before']:.1%}." in page
@@ -80,7 +75,7 @@ def test_how_often_to_answer_is_a_table_where_the_run_has_measured_it(mixed, tmp
     assert "How often to answer" not in read_page(mixed)  # its threshold was given
     run = tmp_path / "run"
     shutil.copytree(mixed, run)
-    metrics = json.loads((run / "metrics.json").read_text())
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     row = {
         "answerable": 0.9,
         "threshold": 2.5,
@@ -177,7 +172,7 @@ def test_questions_that_the_run_left_out_are_left_out(tmp_path):
     """The run evaluated two of the three questions in its file; the page's figures are theirs."""
     asked = [question(id, VIN, "Kelsier", "Kelsier", "") for id in ("one", "two")]
     folder = make_run(tmp_path / "run", {"Vin": (VIN, asked)}, answerable_only=True)
-    data = json.loads((folder / "data.json").read_text())
+    data = json.loads((folder / "data.json").read_text(encoding="utf-8"))
     data["data"][0]["paragraphs"][0]["qas"].append(question("none", VIN, "", "", "Elend")[0])
     (folder / "data.json").write_text(json.dumps(data))
     assert main([str(folder)]) == 0

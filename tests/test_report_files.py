@@ -13,7 +13,7 @@ from squad.report.__main__ import main
 
 def rewrite(name, change):
     def breaks(run):
-        content = json.loads((run / name).read_text())
+        content = json.loads((run / name).read_text(encoding="utf-8"))
         (run / name).write_text(json.dumps(change(content) or content))
 
     return breaks

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +13,9 @@ from hypothesis import strategies as st
 
 from squad import Answer, Example, Predictions, apply_threshold, question_scores, read_examples, tune_threshold
 from squad.calibration import calibration_error
-from squad.report.charts import number, spread, ticks
+from squad.causes import CAUSES
+from squad.report import sections
+from squad.report.charts import Frame, Series, line_chart, number, spread, ticks
 from squad.report.numbers import (
     AROUND,
     INVENTED,
@@ -188,6 +192,22 @@ def test_worst_errors_are_the_surest_of_each_kind(answers, most):
         shown = [i for i in listed if answers[i][0] == name]
         assert shown == mine[: len(shown)]
         assert len(shown) >= min(len(mine), most // 3)
+
+
+def test_a_larger_value_is_drawn_higher_and_a_later_one_further_right():
+    chart = line_chart("c", "t", "d", [Series("s", (0.0, 1.0), (2.0, 5.0))], ("x", "y"), Frame((0, 1), (0, 10)))
+    (x0, y0), (x1, y1) = re.findall(r"[ML]([\d.]+) ([\d.]+)", re.search(r'class="line s0" d="([^"]+)"', chart)[1])
+    assert float(x0) < float(x1) and float(y0) > float(y1)  # SVG counts y from the top
+
+
+def test_why_there_is_no_answer_is_told_of_the_questions_it_is_known_of(monkeypatch):
+    examples = [Example(id, "who", "x", (), True, "t") for id in "abc"]
+    first, second, *_ = CAUSES.values()
+    monkeypatch.setattr(sections, "known_causes", lambda _: {"a": first, "c": second})
+    silent = np.array([1.0, 0.0, 0.0])  # of a, b, c; nothing is known of b
+    page = sections.groups(SimpleNamespace(examples=examples), "how many windows is not known", silent, silent)
+    for told in (f"{first}: EM 100.0, F1 100.0, 1 questions.", f"{second}: EM 0.0, F1 0.0, 1 questions."):
+        assert told in page
 
 
 def test_kinds_of_error():

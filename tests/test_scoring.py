@@ -208,7 +208,7 @@ def test_both_scorings_are_chosen_off_english_only():
 
 
 def test_runs_print_both_scorings_where_the_data_is_not_english(tiny, tmp_path, capsys):
-    urdu = json.loads((tiny / "squad.json").read_text())
+    urdu = json.loads((tiny / "squad.json").read_text(encoding="utf-8"))
     for article in urdu["data"]:
         for paragraph in article["paragraphs"]:
             paragraph["context"] += " لاہور پاکستان کا شہر ہے۔" * 10
@@ -216,7 +216,7 @@ def test_runs_print_both_scorings_where_the_data_is_not_english(tiny, tmp_path, 
     out = tmp_path / "run"
     assert train.main(flags(tiny, out, "--epochs", "1", "--dev", str(tmp_path / "urdu.json"))) == 0
     assert "why they differ: official" in capsys.readouterr().out
-    metrics = json.loads((out / "metrics.json").read_text())
+    metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["scoring"] == "official"
     assert metrics["scorings"]["official"]["f1"] == metrics["f1"]
 
@@ -224,10 +224,10 @@ def test_runs_print_both_scorings_where_the_data_is_not_english(tiny, tmp_path, 
     assert train.main([*again, "--language", "ur"]) == 0
     printed = capsys.readouterr().out
     assert "scored by the multilingual rules" in printed and "why they differ" in printed
-    evaluated = json.loads((out / "evaluation" / "metrics.json").read_text())
+    evaluated = json.loads((out / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
     assert evaluated["scoring"] == "multilingual"
     assert evaluated["scorings"]["multilingual"]["f1"] == evaluated["f1"]
-    assert json.loads((out / "metrics.json").read_text()) == metrics
+    assert json.loads((out / "metrics.json").read_text(encoding="utf-8")) == metrics
 
     assert train.main([*again, "--dev", str(tiny / "squad.json")]) == 0
     assert "why they differ" not in capsys.readouterr().out

@@ -8,9 +8,11 @@ import threading
 import types
 
 import pytest
+from helpers import check_digests
 
 import minibert.qa.server
 import minibert.qa.together
+from minibert.qa.__main__ import parse_options
 from minibert.qa.server import MAX_BODY, make_server
 
 
@@ -56,7 +58,12 @@ def test_the_page_loads_nothing_and_runs_only_its_own_script(port):
     assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
     assert b"http://" not in body and b"https://" not in body and b"src=" not in body and b"innerHTML" not in body
     policy = headers["Content-Security-Policy"]
-    assert "default-src 'none'" in policy and "script-src 'sha256-" in policy
+    assert "default-src 'none'" in policy
+    check_digests(body.decode(), policy)
+
+
+def test_only_this_machine_is_served_unless_told_otherwise():
+    assert parse_options(["--serve"]).host == "127.0.0.1"
 
 
 def test_a_port_that_is_taken_is_named(port):
@@ -159,7 +166,7 @@ def test_a_client_that_hangs_up_is_no_news(port, capfd):
 
 
 def test_a_slow_client_is_let_go(port, monkeypatch):
-    monkeypatch.setattr(minibert.qa.server, "SECONDS_TO_SEND", 0.2)
+    monkeypatch.setattr(minibert.qa.server, "SECONDS_TO_SEND", 2)
     head = b"POST /answer HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{"
     with socket.create_connection(("127.0.0.1", port), timeout=10) as slow:
         slow.sendall(head)

@@ -27,7 +27,7 @@ def hooks(model):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_hidden_states_and_attentions_equal_those_of_transformers(name):
     transformers = pytest.importorskip("transformers")
-    golden, model = load_file(FAMILIES[name].parent / f"{FAMILIES[name].name}.safetensors"), None
+    golden = load_file(FAMILIES[name].parent / f"{FAMILIES[name].name}.safetensors")
     model = minibert.load_pretrained(FAMILIES[name])
     theirs = transformers.AutoModelForQuestionAnswering.from_pretrained(
         FAMILIES[name], attn_implementation="eager"

@@ -178,7 +178,7 @@ def test_wandb_offline_keeps_the_log_under_the_run(tiny, tmp_path):
             for item in record.history.item:
                 name = item.key or "/".join(item.nested_key)
                 rows.setdefault(record.history.step.num, {})[name] = json.loads(item.value_json)
-    assert runs == {("minibert", "kelsier", (out / "wandb" / "id").read_text())}
+    assert runs == {("minibert", "kelsier", (out / "wandb" / "id").read_text(encoding="utf-8"))}
     expected = {}
     for line in read_log(out) + read_log(out, "timing.jsonl"):
         expected.setdefault(line["step"], {}).update(line)

@@ -59,14 +59,23 @@ def test_the_same_seed_gives_the_same_losses(run, tiny, tmp_path):
     assert log_losses(tmp_path / "other") != log_losses(run)
 
 
-def test_evaluate_gives_the_runs_figures_without_touching_them(run, tiny, capsys):
+def test_nothing_is_dropped_in_an_evaluation(tiny, tmp_path):
+    folder = tmp_path / "run"
+    dropouts = ("--dropout", "0.5", "--lora-dropout", "0.5")
+    assert train.main(flags(tiny, folder, "--epochs", "1", "--learning-rate", "0.02", *dropouts)) == 0
+    assert train.main(["--evaluate", str(folder), "--dropout", "0", "--lora-dropout", "0"]) == 0
+    odds, again = read(folder / "null_odds.json"), read(folder / "evaluation" / "null_odds.json")
+    assert again == pytest.approx(odds, abs=1e-4)
+
+
+def test_evaluate_gives_the_runs_figures_without_touching_them(run, tiny, tmp_path, capsys):
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
-    assert train.main(["--evaluate", str(run)]) == 0
+    assert train.main(["--evaluate", str(run), "--output", str(tmp_path / "again")]) == 0
     assert "the run's own threshold" in capsys.readouterr().out
-    again, first = read(run / "evaluation" / "metrics.json"), read(run / "metrics.json")
+    again, first = read(tmp_path / "again" / "metrics.json"), read(run / "metrics.json")
     assert again["threshold"] == first["threshold"]
     assert again["f1"] == pytest.approx(first["f1"])
-    assert read(run / "evaluation" / "predictions.json") == read(run / "predictions.json")
+    assert read(tmp_path / "again" / "predictions.json") == read(run / "predictions.json")
     assert all(p.read_bytes() == content for p, content in before.items())
 
 
@@ -93,10 +102,14 @@ def test_ctrl_c_saves_a_checkpoint_and_says_how_to_go_on(tiny, tmp_path):
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     log = tmp_path / "run" / "log.jsonl"
     waited = time.monotonic()
-    while not log.exists() and process.poll() is None and time.monotonic() - waited < 120:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=120)
+    try:
+        while not log.exists() and process.poll() is None and time.monotonic() - waited < 120:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=120)
+    finally:  # it would train on for hours
+        process.kill()
+        process.wait()
     assert process.returncode == 130
     assert f"continue with: python train.py --resume {tmp_path / 'run'}" in stderr
     assert "Traceback" not in stderr

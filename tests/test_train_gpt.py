@@ -95,6 +95,27 @@ def test_the_writer_and_the_command_say_what_the_run_wrote(answers, tiny, capsys
             ask([*arguments, *how])
 
 
+def test_flags_of_drawing_reach_generate(answers, tmp_path, monkeypatch):
+    (tmp_path / "text.txt").write_text("vin is a mistborn")
+    seen, generate = [], minigpt.generate
+    monkeypatch.setattr(minigpt, "generate", lambda *args, **how: seen.append(how) or generate(*args, **how))
+    asked = ["--model", str(answers), "--context", str(tmp_path / "text.txt"), "--question", "who is vin"]
+    for flags_, expected in (
+        ([], {}),
+        (["--decoding", "top-k", "--k", "3", "--temperature", "0.5", "--seed", "7"], {"top_k": 3, "temperature": 0.5}),
+        (["--decoding", "top-p", "--p", "0.25", "--seed", "8"], {"top_p": 0.25, "temperature": 1.0}),
+    ):
+        assert ask([*asked, *flags_]) == 0
+        found = {name: value for name, value in seen.pop().items() if name in ("top_k", "top_p", "temperature")}
+        assert found == expected
+    seed = []
+    monkeypatch.setattr(
+        minigpt, "generate", lambda *args, **how: seed.append(how["generator"]) or generate(*args, **how)
+    )
+    assert ask([*asked, "--decoding", "top-k", "--seed", "7"]) == 0
+    assert seed[0].initial_seed() == 7
+
+
 def test_evaluating_again_gives_the_same(answers, tiny):
     assert train_gpt.main(["--evaluate", str(answers)]) == 0
     again = answers / "evaluation"
@@ -142,12 +163,14 @@ def make_run(text, tiny, tmp_path, *more):
     return run
 
 
-def gradients(run, ids):
+def gradients(run, ids, scale=0.0):
+    """Those that the optimizer sees, and the loss and the norm; scale: of the loss, 0 for none."""
     seen, optimizer = {}, minirun.make_optimizer(run.model, 0.0)
     optimizer.register_step_pre_hook(
         lambda *_: seen.update({n: p.grad.clone() for n, p in run.model.named_parameters() if p.grad is not None})
     )
-    loss, norm = train_gpt.training_step(run, ids, optimizer, torch.amp.GradScaler("cpu", enabled=False), 1e-3)
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale or 1.0, enabled=bool(scale))
+    loss, norm = train_gpt.training_step(run, ids, optimizer, scaler, 1e-3)
     return seen, (float(loss), float(norm))
 
 
@@ -160,6 +183,12 @@ def test_accumulating_equals_one_pass_though_answers_differ_in_length(text, tiny
     assert whole.keys() == parts.keys()
     for name in whole:
         torch.testing.assert_close(whole[name], parts[name], rtol=1e-4, atol=1e-6)
+
+
+def test_gradients_are_clipped_once_and_after_unscaling(text, tiny, tmp_path):
+    clipped, _ = gradients(make_run(text, tiny, tmp_path, "--max-grad-norm", "0.001"), np.arange(7), scale=1024.0)
+    total = torch.stack([gradient.norm() for gradient in clipped.values()]).norm().item()
+    assert total == pytest.approx(0.001, rel=1e-3)  # clipped scaled gradients would be 1024 times smaller
 
 
 def test_silence_may_be_a_phrase(text, tiny, tmp_path):
@@ -241,7 +270,7 @@ def test_decoding_scores_nine_ways_over_seeds(answers, tiny, tmp_path, capsys):
     assert rows["temperature 1.3"][0] != rows["temperature 1.3"][1]
     written = read(answers / "predictions.json")
     assert rows["greedy"][0]["silent"] == list(written.values()).count("") / len(written)
-    assert (tmp_path / "results.md").read_text() in capsys.readouterr().out
+    assert (tmp_path / "results.md").read_text(encoding="utf-8") in capsys.readouterr().out
 
 
 def test_pointing_and_writing_are_scored_on_the_same_questions(answers, run, tiny, tmp_path):
@@ -267,7 +296,7 @@ def test_ablate_runs_its_configurations_of_gpt(text, tiny, tmp_path, monkeypatch
     best = min(rows, key=lambda row: row["held"]["loss"])
     assert f"chosen by the loss on 6 questions of held-out articles: rank {best['rank']}," in (
         tmp_path / "results.md"
-    ).read_text().replace("\n", " ")
+    ).read_text(encoding="utf-8").replace("\n", " ")
 
 
 def test_padding_changes_no_loss_of_gpt_and_is_measured(text, tiny, tmp_path):

@@ -135,7 +135,7 @@ def test_transformers_loads_what_is_saved(tmp_path, reference):
         torch.testing.assert_close(reference(ids, ones, ones)[0], expected, rtol=1e-5, atol=1e-5)
 
 
-GOOD = json.loads((GOLDEN / "tiny" / "config.json").read_text())
+GOOD = json.loads((GOLDEN / "tiny" / "config.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize(
@@ -187,3 +187,12 @@ def test_unknown_names_say_what_to_do(tmp_path, monkeypatch):
         minihub.find_model(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match="hub cannot be reached"):
         minihub.find_model("google-bert/bert-base-uncased-that-nobody-cached")
+
+
+def test_sizes_that_do_not_fit_the_weights_are_told_before_anything_is_allocated(tiny, tmp_path, monkeypatch):
+    shutil.copytree(tiny, tmp_path / "model")
+    config = json.loads((tiny / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "model" / "config.json").write_text(json.dumps({**config, "vocab_size": 16_000_000}), encoding="utf-8")
+    monkeypatch.setattr(minibert.weights, "BertForQuestionAnswering", None)  # building it would fail
+    with pytest.raises(CheckpointError, match=r"word_embeddings.weight \(.*\) instead of \(16000000, 12\)"):
+        minibert.load_pretrained(tmp_path / "model")

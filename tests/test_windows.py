@@ -33,6 +33,14 @@ def example(question="who is vin", context="vin is mistborn", start=None, text="
     return helpers.example(question, context, answers, id)
 
 
+def test_the_label_is_the_first_gold_answer(tokenizer):
+    answers = Answer("mistborn", 7), Answer("vin", 0)
+    windows = make_windows([helpers.example("who", "vin is mistborn", answers, "x")], tokenizer, 40, 8, 8)
+    first, last = (int(at[0]) for at in (windows.start_positions, windows.end_positions))
+    tokens = [tokenizer.id_to_token(int(i)) for i in collate(windows, np.array([0])).input_ids[0, first : last + 1]]
+    assert "".join(token.removeprefix("##") for token in tokens) == "mistborn"
+
+
 # ---------------------------------------------------------------------------------------- alignment
 
 OFFSETS = np.array([[0, 6], [7, 10], [10, 14]])  # denver bro ##ncos

@@ -1,13 +1,16 @@
 """Figures and answers in plain words."""
 
+import shutil
+
 import pytest
 from helpers import example, read
 
 import squad
+from minihub import write_json
 from minihub.files import LARGEST_JSON
 from squad import words
 from squad.scoring import normalize_multilingual
-from squad.words import in_words, show_results, shown_answers
+from squad.words import describe_written, in_words, show_results, shown_answers
 
 CONTEXT = "vin is a mistborn. kelsier is the survivor."
 
@@ -52,10 +55,30 @@ def test_right_is_decided_by_the_scoring_of_the_run():
     assert shown_answers(examples, answers, nbest, normalize_multilingual).startswith("right")
 
 
+def test_what_was_written_stands_beside_silence():
+    metrics = {"loss": 1.5, "exact": 12.5, "f1": 20.0, "NoAns_f1": 30.0, "always_empty": {"f1": 50.0}}
+    assert describe_written(metrics) == (
+        'loss per token 1.500; EM 12.50, F1 20.00, NoAns F1 30.00; always "" (baseline) F1 50.00'
+    )
+    assert describe_written({"loss": 1.5}) == "loss per token 1.500"
+
+
 def test_the_end_of_a_run_shows_its_own_files(run, tiny):
     text = show_results(run, squad.read_examples(tiny / "squad.json"))
     metrics = read(run / "metrics.json")
     assert text.startswith(f"{squad.results_table(metrics)}\n\n{in_words(metrics)}\n\n")
+
+
+def test_the_end_of_a_run_decides_by_the_scoring_of_the_run(run, tiny, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    answerable = next(e for e in squad.read_examples(tiny / "squad.json") if e.answers)
+    said = answerable.answers[0].text + "\u06d4"  # the full stop of Urdu
+    write_json(tmp_path / "run" / "predictions.json", {answerable.id: said})
+    write_json(tmp_path / "run" / "nbest_predictions.json", {answerable.id: [{"text": said, "start": 0, "end": 1}]})
+    metrics = read(run / "metrics.json")
+    for scoring, verdict in (("official", "wrong"), ("multilingual", "right")):
+        write_json(tmp_path / "run" / "metrics.json", metrics | {"scoring": scoring, "language": "ur"})
+        assert f"\n{verdict}  {answerable.question}\n" in show_results(tmp_path / "run", [answerable])
 
 
 def test_the_files_of_a_large_evaluation_are_read(run, tiny, monkeypatch):
