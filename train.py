@@ -161,10 +161,10 @@ def fit_excerpt(options: Options, model: nn.Module, device: torch.device, dtype:
     """The options with as many questions of the excerpt, made ones beside them, and of its dev, as the time allows."""
     plan, length = options.resolved(), min(options.max_length, 160)  # about the mean length of a batch
     shape = min(plan.batch_size, squad.tokens_per_pass(device) // length), length
-    number = minirun.fit_to_time(plan.epochs * minirun.seconds_per_window(model, device, dtype, shape), **EXCERPT)
+    passes = plan.epochs + len(plan.teachers.split(",")) / 3 * bool(plan.teachers)  # to ask one is a third of a step
+    number = minirun.fit_to_time(passes * minirun.seconds_per_window(model, device, dtype, shape), **EXCERPT)
     slow = number == EXCERPT["least"]
-    made = 0 if slow or options.answerable_only else int(number * MADE)
-    usual = {"augment": made, "leave_out": made}
+    usual = dict.fromkeys(("augment", "leave_out"), 0 if slow or options.answerable_only else int(number * MADE))
     if slow:
         print("that is few: it will begin to find answers, and hardly know when there is none (--max-train-examples)")
         usual |= SLOW if options.dev == "excerpt" else SLOW | {"max_dev_examples": 0}

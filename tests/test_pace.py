@@ -84,6 +84,9 @@ def test_a_run_on_the_excerpt_keeps_the_number_it_chose(tiny, tmp_path, monkeypa
     assert [read(tmp_path / "more" / "config.json")[k] for k in MADE] == [9_125, 4_000, 1_875]  # 15,000 in all
     assert train.main(on_excerpt(tiny, tmp_path / "most", "--augment", "20000")) == 0
     assert [read(tmp_path / "most" / "config.json")[k] for k in MADE] == [3_750, 20_000, 1_875]
+    taught = ("--teachers", f"{tmp_path / 'two'}, {tmp_path / 'given'}")  # to ask each takes a third of the time
+    assert train.main(on_excerpt(tiny, tmp_path / "taught", *taught)) == 0
+    assert [read(tmp_path / "taught" / "config.json")[k] for k in MADE] == [6_750, 1_125, 1_125]  # 9,000 in all
     assert train.main(on_excerpt(tiny, tmp_path / "answerable", "--answerable-only")) == 0
     assert [read(tmp_path / "answerable" / "config.json")[k] for k in MADE] == [15_000, 0, 0]
     assert train.main(flags(tiny, tmp_path / "file")) == 0
