@@ -1,5 +1,7 @@
 """The choice of device and precision."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -18,6 +20,15 @@ def test_a_device_that_is_not_here_is_an_error(monkeypatch):
     assert minirun.choose_device("auto") == torch.device("cpu")
     with pytest.raises(ValueError, match="device 'cuda' is not available, this machine has cpu"):
         minirun.choose_device("cuda")
+
+
+def test_flags_are_read_from_cpuinfo(monkeypatch):
+    """Of an x86 processor they stand in lines called flags, of an ARM one in Features."""
+    text = "processor\t: 7\nflags\t\t: fpu avx2 avx512_bf16\nbugs\t\t: spectre_v1\n\nFeatures\t: fp asimd bf16\n"
+    monkeypatch.setattr(hardware, "Path", lambda _: SimpleNamespace(read_text=lambda: text))
+    flags = hardware._cpu_flags()
+    assert flags >= {"fpu", "avx2", "avx512_bf16", "fp", "asimd", "bf16"}
+    assert not flags & {"7", "spectre_v1"}
 
 
 @pytest.mark.parametrize(

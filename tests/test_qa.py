@@ -256,6 +256,7 @@ def test_a_test_set_without_gold_answers(run, tiny, tmp_path):
         (["--context", "text.txt", "--question", "who", "--null-threshold", "nan"], "null threshold is nan"),
         (["--serve", "--question", "who"], "--question needs --context"),
         (["--context", "text.txt", "--question", "who", "--port", "80"], "--port needs --serve"),
+        (["--export", "out", "--device", "cpu"], "--device changes nothing in --export"),
         (["--export", "out", "--precision", "bf16"], "--precision changes nothing in --export"),
         (["--batch", "text.txt", "--output", "nowhere/x.jsonl"], "there is no folder nowhere"),
         (["--batch", "blank.json"], "blank.json: question one is blank, expected a question"),

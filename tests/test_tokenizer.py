@@ -1,6 +1,7 @@
 """Tokenizers from tokenizer.json and vocab.txt."""
 
 import pytest
+from tokenizers import Tokenizer
 
 import minibert
 import minihub
@@ -9,11 +10,10 @@ from minibert.wordpiece import SPECIAL_TOKENS, wordpiece_tokenizer
 
 
 def test_the_files_own_truncation_and_padding_are_reset(tokenizer, tmp_path):
-    tokenizer.enable_truncation(4)
-    tokenizer.enable_padding(length=9)
-    tokenizer.save(str(tmp_path / "tokenizer.json"))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
+    cut = Tokenizer.from_str(tokenizer.to_str())
+    cut.enable_truncation(4)
+    cut.enable_padding(length=9)
+    cut.save(str(tmp_path / "tokenizer.json"))
     loaded = minibert.load_tokenizer(tmp_path)
     assert loaded.truncation is None
     assert loaded.padding is None

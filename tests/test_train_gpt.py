@@ -67,6 +67,11 @@ def test_a_small_model_learns_the_text_and_is_an_ordinary_checkpoint(text):
     assert read(text / "predictions.json") == {}
 
 
+def test_a_small_model_has_the_dropout_asked_for():
+    model, _ = minigpt.small.small_model(["who is vin"], n_positions=7, dropout=0.25)
+    assert {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)} == {0.25}
+
+
 def test_it_learns_to_answer_and_figures_are_of_what_was_written(answers, tiny):
     found = losses(answers)
     assert found[-1] < 0.7 * found[0]  # with frozen, tied embeddings it cannot become very sure
