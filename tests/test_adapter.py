@@ -131,7 +131,7 @@ def test_a_pattern_that_names_no_layer_changes_nothing(tiny, names, tmp_path):
     assert len(set(scales[0].values())) > 1  # the ranks differ
 
 
-def test_an_adapter_for_another_base_says_so(names, config, tmp_path):
+def test_an_adapter_for_another_base_says_so(names, config):
     shallow = minibert.BertForQuestionAnswering(replace(config, num_hidden_layers=1))
     with pytest.raises(AdapterError, match=r"fit no layer of this model, .*another base model"):
         lora.load_adapter(shallow, GOLDEN / "adapter", minibert.checkpoint_names(shallow.config), HEAD)

@@ -125,7 +125,7 @@ def test_texts_that_lost_the_answer_have_it_nowhere(real):
         assert not any(re.search(rf"\b{re.escape(a.text)}\b", new.context) for a in source.answers)
 
 
-def test_made_questions_are_trained_on_as_unanswerable(tokenizer, tmp_path, real):
+def test_made_questions_are_trained_on_as_unanswerable(tokenizer):
     data = squad.load_dataset(
         ROOT / "data" / "dev.json.gz", tokenizer, limit=30, extend=functools.partial(augment, count=5, seed=1)
     )

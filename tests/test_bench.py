@@ -40,7 +40,7 @@ def test_flops_are_those_that_torch_counts(config):
     assert training_flops(config, np.array([7, 7, 7]), rank=2) == counter.get_total_flops()
 
 
-def test_a_part_measured_again_leaves_the_others(tmp_path, capsys):
+def test_a_part_measured_again_leaves_the_others(tmp_path):
     file, machine = tmp_path / "results" / "cpu.json", {"processor": "x"}
     first = {"date": "2026-01-01", "rows": [table.row("decoding", "1 s", "0.5 s", True)]}
     again = {"date": "2026-01-02", "rows": [table.row("start", "5 s", "6 s", False)]}

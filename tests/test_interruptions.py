@@ -106,7 +106,7 @@ def test_a_second_signal_ends_at_once(tiny, tmp_path):
     assert done.returncode == -signal.SIGTERM
 
 
-def test_a_damaged_newest_checkpoint_costs_its_steps_only(tiny, tmp_path, capfd):
+def test_a_damaged_newest_checkpoint_costs_its_steps_only(tiny, tmp_path):
     recipe = ("--epochs", "2", "--checkpoint-every", "5", "--keep", "3")
     assert train.main(flags(tiny, tmp_path / "whole", *recipe)) == 0
     shutil.copytree(tmp_path / "whole", tmp_path / "damaged")

@@ -103,7 +103,7 @@ def test_nothing_reaches_for_the_network(tiny, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("offline", ["", "1"])
-def test_a_hub_name_asks_the_hub_unless_told_not_to(offline, tmp_path, monkeypatch):
+def test_a_hub_name_asks_the_hub_unless_told_not_to(offline, tmp_path):
     """huggingface_hub reads HF_HUB_OFFLINE when it is first imported, so each in a process of its own."""
     code = (
         "import socket, minihub\n"

@@ -100,7 +100,7 @@ def test_default_epochs(given, epochs):
     assert options_of(given).epochs == epochs
 
 
-def test_defaults_that_depend_on_others_are_resolved_once(run):
+def test_defaults_that_depend_on_others_are_resolved_once():
     assert options_of([]).output.startswith("runs/2")
     assert options_of(["--epochs", "5", "--output", "x"]).resolved() == options_of(["--epochs", "5", "--output", "x"])
 

@@ -55,7 +55,7 @@ def test_a_weight_that_is_changed_in_place_is_packed_anew():
     close(layer(x), F.linear(x, layer.weight, layer.bias))
 
 
-def test_a_gradient_that_is_a_view_is_taken(config):
+def test_a_gradient_that_is_a_view_is_taken():
     layer = packed.PackedLinear(linear())
     x = torch.randn(7, 15, requires_grad=True)
     layer(x).T.sum().backward()  # an expanded gradient, without memory of its own

@@ -81,7 +81,7 @@ def test_transformers_loads_the_exported_folder(exported, inputs):
     ]
 
 
-def test_a_full_fine_tuning_run(tiny, tmp_path, text, capsys):
+def test_a_full_fine_tuning_run(tiny, tmp_path, text):
     folder = tmp_path / "full"
     assert train.main(flags(tiny, folder, "--lora-rank", "0", "--epochs", "1")) == 0
     assert ask(folder, text, "--question", "who is vin") == 0

@@ -96,7 +96,7 @@ def test_the_same_files_make_the_same_page(mixed, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["x.html"]
 
 
-def test_a_real_run_and_its_evaluation(run, tiny, tmp_path):
+def test_a_real_run_and_its_evaluation(run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
     assert train.main(["--evaluate", str(folder)]) == 0

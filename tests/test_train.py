@@ -68,7 +68,7 @@ def test_nothing_is_dropped_in_an_evaluation(tiny, tmp_path):
     assert again == pytest.approx(odds, abs=1e-4)
 
 
-def test_evaluate_gives_the_runs_figures_without_touching_them(run, tiny, tmp_path, capsys):
+def test_evaluate_gives_the_runs_figures_without_touching_them(run, tmp_path, capsys):
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
     assert train.main(["--evaluate", str(run), "--output", str(tmp_path / "again")]) == 0
     assert "the run's own threshold" in capsys.readouterr().out

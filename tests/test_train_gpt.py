@@ -121,7 +121,7 @@ def test_flags_of_drawing_reach_generate(answers, tmp_path, monkeypatch):
     assert seed[0].initial_seed() == 7
 
 
-def test_evaluating_again_gives_the_same(answers, tiny):
+def test_evaluating_again_gives_the_same(answers):
     assert train_gpt.main(["--evaluate", str(answers)]) == 0
     again = answers / "evaluation"
     assert read(again / "predictions.json") == read(answers / "predictions.json")
@@ -224,7 +224,7 @@ def test_options_reach_the_adapter_and_its_file(text, tiny, tmp_path):
     assert config["fan_in_fan_out"] is True  # as PEFT has to know to merge into GPT-2's transposed matrices
 
 
-def test_the_dev_loss_is_of_all_answer_tokens_alike(answers, tiny, monkeypatch):
+def test_the_dev_loss_is_of_all_answer_tokens_alike(answers, monkeypatch):
     """Evaluated one prompt at a time and all at once."""
     loss = read(answers / "metrics.json")["loss"]
     for rows in (1, 24):

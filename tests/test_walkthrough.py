@@ -64,7 +64,7 @@ def test_the_page_is_short_and_shows_every_picture(page):
     assert set(re.findall(r'src="(\w+)\.svg"', page)) == set(PICTURES)
 
 
-def test_a_wrong_value_on_the_page_is_found(page, tmp_path):
+def test_a_wrong_value_on_the_page_is_found(tmp_path):
     told = "```python\nprint(1.5)\nopen(folder / 'x', 'w').close()\n```\n```text\n1.7\n```\n"
     assert differences(told, walkthrough.run(told, tmp_path)) == [("1.7", "1.5")]
     assert walkthrough.run("```python\nx = 1\n```\nwords\n", tmp_path) == "```python\nx = 1\n```\nwords\n"

