@@ -23,7 +23,7 @@ def main(argv: Sequence[str]) -> int:
     add = parser.add_argument
     add("--train", metavar="FILE", default="sample", help="SQuAD file to train on, as for train.py (sample)")
     add("--augment", metavar="N", type=common.positive, default=9000, help="questions made of its others (9000)")
-    add("--dev", metavar="FILE", default="excerpt", help="scored once per model; squad_v2: official (excerpt)")
+    add("--dev", metavar="FILE", default="excerpt", help="SQuAD file to score on; squad_v2: official (excerpt)")
     add("--output", metavar="DIR", type=Path, default=Path("runs/experiments/teach"), help="folder for everything")
     add("flags", nargs="*", metavar="-- FLAGS", help="after --: flags of train.py for all runs")
     options = parser.parse_args(argv)
@@ -36,8 +36,8 @@ def main(argv: Sequence[str]) -> int:
         run = common.trained(folder, [*data, *flags, *options.flags])
         rows.append({"model": name, **common.parameters(folder), **run})
     notes = (
-        f"All learned from {Path(options.train).name} and {options.augment:,} questions made of it. Nothing is chosen; "
-        f"{Path(options.dev).name} was scored once per model, with {common.judged_by(rows[0]['metrics'])} as F1."
+        f"All learned from {Path(options.train).name} and {options.augment:,} questions made of it, and are scored on "
+        f"{Path(options.dev).name} after their last pass; F1 is {common.judged_by(rows[0]['metrics'])}. Nothing is chosen."
     )
     common.report(options.output, "Taught by two models of the same questions", rows, COLUMNS, notes)
     found = {row["model"]: [common.held_f1(row["metrics"])] for row in rows}
