@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
         rows.append({"model": name, **common.parameters(folder), **run})
     notes = (
         f"All learned from {Path(options.train).name} and {options.augment:,} questions made of it, and are scored on "
-        f"{Path(options.dev).name} after their last pass; F1 is {common.judged_by(rows[0]['metrics'])}. Nothing is chosen."
+        f"{Path(options.dev).name} after their last pass, with {common.judged_by(rows[0]['metrics'])}. Nothing is chosen."
     )
     common.report(options.output, "Taught by two models of the same questions", rows, COLUMNS, notes)
     found = {row["model"]: [common.held_f1(row["metrics"])] for row in rows}
