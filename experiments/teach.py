@@ -35,9 +35,10 @@ def main(argv: Sequence[str]) -> int:
     for name, (folder, flags) in tqdm(runs.items(), desc="teach", unit="run"):
         run = common.trained(folder, [*data, *flags, *options.flags])
         rows.append({"model": name, **common.parameters(folder), **run})
+    judged_by = common.judged_by(rows[0]["metrics"])
     notes = (
         f"All learned from {Path(options.train).name} and {options.augment:,} questions made of it, and are scored on "
-        f"{Path(options.dev).name} after their last pass, with {common.judged_by(rows[0]['metrics'])}. Nothing is chosen."
+        f"{Path(options.dev).name} after their last pass, with {judged_by}. Nothing is chosen."
     )
     common.report(options.output, "Taught by two models of the same questions", rows, COLUMNS, notes)
     found = {row["model"]: [common.held_f1(row["metrics"])] for row in rows}
