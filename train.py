@@ -144,7 +144,7 @@ def prepare(options: Options, evaluated: Path | None, resume: bool, processes: P
     fingerprints = {} if evaluated else {"model": minirun.fingerprint(model, str(config.with_dropout(0.0)))}
     minirun.prepare_frozen(dtype, model.to(device), pack=not options.compile)
     if options.train == "excerpt" and not (options.max_train_examples or evaluated or resume or processes.size > 1):
-        options = fit_excerpt(options, model.train(), device, dtype)
+        options = fit_excerpt(options, len(teachers), model.train(), device, dtype)
     options = options.resolved()
     place = device, dtype, processes
     dev, train, taught = load_data(options, "dev", paths["dev"], tokenizer, processes.is_main), None, None
@@ -157,11 +157,11 @@ def prepare(options: Options, evaluated: Path | None, resume: bool, processes: P
     return Run(options, Path(options.output), model, tokenizer, train, dev, taught, fingerprints, settings, *place)
 
 
-def fit_excerpt(options: Options, model: nn.Module, device: torch.device, dtype: torch.dtype) -> Options:
+def fit_excerpt(options: Options, asked: int, model: nn.Module, device: torch.device, dtype: torch.dtype) -> Options:
     """The options with as many questions of the excerpt, made ones beside them, and of its dev, as the time allows."""
     plan, length = options.resolved(), min(options.max_length, 160)  # about the mean length of a batch
     shape = min(plan.batch_size, squad.tokens_per_pass(device) // length), length
-    passes = plan.epochs + len(plan.teachers.split(",")) / 3 * bool(plan.teachers)  # to ask one is a third of a step
+    passes = plan.epochs + asked / 3  # to ask one of the teachers takes a third of a pass
     number = minirun.fit_to_time(passes * minirun.seconds_per_window(model, device, dtype, shape), **EXCERPT)
     slow = number == EXCERPT["least"]
     usual = dict.fromkeys(("augment", "leave_out"), 0 if slow or options.answerable_only else int(number * MADE))

@@ -73,7 +73,7 @@ def break_it(number: int, runs: bool) -> int:
         print(f"\nWhich of these tests in tests/{bug.tests} notices, and by which symptom? Guess, then add --run.")
         print("\n".join(f"  {name}" for name in names_of_tests(number)))
         return 0
-    print(f"\nrunning tests/{bug.tests} with it: half a minute", flush=True)
+    print(f"\nrunning tests/{bug.tests} with it: up to half a minute", flush=True)
     failing = failing_tests(number)
     print("\n".join(f"noticed by {test}\n  {how}" for test, how in failing.items()) or "noticed by nothing")
     return 0 if failing else 1

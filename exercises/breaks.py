@@ -60,11 +60,9 @@ def failing_tests(number: int) -> dict[str, str]:
             shutil.copy(ROOT / file, copy / file)
         (copy / path.relative_to(ROOT)).write_text(text, encoding="utf-8")
         command = [sys.executable, "-m", "pytest", "-q", "-rfE", "--tb=line", "-p", "no:cacheprovider"]
-        asked, wide = (
-            f"tests/{BREAKS[number - 1].tests}",
-            os.environ | {"COLUMNS": "200"},
-        )  # so that pytest cuts nothing
-        done = subprocess.run([*command, asked], cwd=copy, env=wide, capture_output=True, text=True)
+        command.append(f"tests/{BREAKS[number - 1].tests}")
+        wide = os.environ | {"COLUMNS": "200"}  # pytest cuts its lines to the width of the terminal
+        done = subprocess.run(command, cwd=copy, env=wide, capture_output=True, text=True)
     if done.returncode not in (0, 1) or not done.stdout:
         said = (done.stderr or done.stdout).strip().splitlines()[-1:]
         raise ValueError(f"the tests did not run ({' '.join(said)}): pip install -e '.[test]'")

@@ -9,13 +9,8 @@ import squad
 from experiments import common
 from minirun import Parser
 
-ADAPTERS, FULL, TAUGHT = "adapters", "every weight", "adapters, taught by both"
-CHANGES = {
-    ADAPTERS: (),
-    # Training every weight needs a smaller rate and fewer epochs than training adapters (docs/results.md).
-    FULL: ("--lora-rank", "0", "--learning-rate", "1e-4", "--head-rate", "20", "--epochs", "1", "--seed", "1"),
-    TAUGHT: ("--teachers",),
-}
+# Training every weight needs a smaller rate and fewer epochs than training adapters (docs/results.md).
+FULL = ("--lora-rank", "0", "--learning-rate", "1e-4", "--head-rate", "20", "--epochs", "1", "--seed", "1")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -27,14 +22,15 @@ def main(argv: Sequence[str]) -> int:
     add("--output", metavar="DIR", type=Path, default=Path("runs/experiments/teach"), help="folder for everything")
     add("flags", nargs="*", metavar="-- FLAGS", help="after --: flags of train.py for all runs")
     options = parser.parse_args(argv)
-    runs = runs_in(options.output)
-    common.check_flags(options.flags, [["--augment"], *(flags for _, flags in runs.values())])
+    adapters, full, taught = (options.output / name for name in ("adapters", "every-weight", "adapters-taught-by-both"))
+    runs = {adapters: (), full: FULL, taught: ("--teachers", f"{adapters},{full}")}
+    common.check_flags(options.flags, [["--augment"], *runs.values()])
     common.keep_options(options)
     data = ["--train", options.train, "--dev", options.dev, "--augment", str(options.augment)]
     rows = []
-    for name, (folder, flags) in tqdm(runs.items(), desc="teach", unit="run"):
+    for folder, flags in tqdm(runs.items(), desc="teach", unit="run"):
         run = common.trained(folder, [*data, *flags, *options.flags])
-        rows.append({"model": name, **common.parameters(folder), **run})
+        rows.append({"model": folder.name.replace("-", " "), **common.parameters(folder), **run})
     judged_by = common.judged_by(rows[0]["metrics"])
     notes = (
         f"All learned from {Path(options.train).name} and {options.augment:,} questions made of it, and are scored on "
@@ -46,19 +42,11 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def runs_in(output: Path) -> dict[str, tuple[Path, list[str]]]:
-    """Each model's folder and flags; the last one's teachers are the two before it."""
-    folders = {name: output / name.replace(",", "").replace(" ", "-") for name in CHANGES}
-    runs = {name: (folders[name], list(flags)) for name, flags in CHANGES.items()}
-    runs[TAUGHT][1].append(f"{folders[ADAPTERS]},{folders[FULL]}")
-    return runs
-
-
 COLUMNS = {
     "trained": lambda r: r["model"],
     "parameters": lambda r: f"{r['parameters']:,} ({r['share']:.2%})",
-    "EM": lambda r: common.with_interval(squad.headline(r["metrics"]), "exact"),
-    "F1": lambda r: common.with_interval(squad.headline(r["metrics"]), "f1"),
+    "EM": lambda r: common.with_interval(r["metrics"], "exact"),
+    "F1": lambda r: common.with_interval(r["metrics"], "f1"),
     "HasAns F1": lambda r: f"{squad.headline(r['metrics']).get('HasAns_f1', float('nan')):.2f}",
     "NoAns F1": lambda r: f"{squad.headline(r['metrics']).get('NoAns_f1', float('nan')):.2f}",
     "HasAns F1, always answering": lambda r: f"{common.has_answer_f1(r['metrics']):.2f}",

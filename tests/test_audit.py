@@ -42,7 +42,7 @@ def test_command_line_on_real_data(has_minilm, capsys):
     assert lines[0].endswith("1,323 questions, 2,272 answers")
     counted = [int(line[18:27].replace(",", "")) for line in lines[1:-1]]
     assert sum(counted) == 2272
-    assert all(count > 0 for count in counted[:1]) and counted[0] > sum(counted[1:])
+    assert counted[0] > 2180
     assert lines[-1].startswith("a perfect model would reach EM ")
 
 

@@ -32,7 +32,10 @@ def test_as_many_thousands_as_fit_between_the_limits(seconds_each, number, capsy
 def test_measuring_changes_nothing(model):
     add_lora(model, 2, 4)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    assert seconds_per_window(model.train(), CPU, torch.float32, shape=(3, 7), seconds=0.0) > 0
+    state = torch.get_rng_state()
+    assert seconds_per_window(model, CPU, torch.float32, shape=(3, 7), seconds=0.0) > 0
+    assert torch.equal(torch.get_rng_state(), state)
+    assert seconds_per_window(model.train(), CPU, torch.float32, shape=(3, 7), seconds=0.0) > 0  # as train.py does
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, before[name])
         assert parameter.grad is None

@@ -223,7 +223,7 @@ def test_the_shipped_adapter_answers(shipped):
     assert found[2]["null_margin"] > 0 > found[1]["null_margin"]
 
 
-def test_best_spans_equal_transformers_on_200_questions(shipped):
+def test_best_spans_equal_transformers_on_500_questions(shipped):
     """A plain loop over transformers' own model: one window at a time, the top 20 starts with the top 20 ends."""
     transformers = pytest.importorskip("transformers")
     model, tokenizer, _ = load_model(SHIPPED)
@@ -232,7 +232,7 @@ def test_best_spans_equal_transformers_on_200_questions(shipped):
     missing, unexpected = theirs.load_state_dict(names, strict=False)
     assert not unexpected and all("position_ids" in key or "pooler" in key for key in missing)
     theirs.eval()
-    examples = squad.read_examples(DATA / "dev.json.gz")[:1000:5]
+    examples = squad.read_examples(DATA / "dev.json.gz")[:500]
     ours = shipped(
         [e.question for e in examples], [e.context for e in examples], top_k=1, handle_impossible_answer=False
     )
@@ -242,7 +242,7 @@ def test_best_spans_equal_transformers_on_200_questions(shipped):
         if exact:
             compared += 1
             assert (found["start"], found["end"]) == span, example.id
-    assert compared > 160
+    assert compared > 400
 
 
 @torch.inference_mode()

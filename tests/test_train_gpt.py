@@ -105,20 +105,15 @@ def test_flags_of_drawing_reach_generate(answers, tmp_path, monkeypatch):
     seen, generate = [], minigpt.generate
     monkeypatch.setattr(minigpt, "generate", lambda *args, **how: seen.append(how) or generate(*args, **how))
     asked = ["--model", str(answers), "--context", str(tmp_path / "text.txt"), "--question", "who is vin"]
-    for flags_, expected in (
-        ([], {}),
-        (["--decoding", "top-k", "--k", "3", "--temperature", "0.5", "--seed", "7"], {"top_k": 3, "temperature": 0.5}),
-        (["--decoding", "top-p", "--p", "0.25", "--seed", "8"], {"top_p": 0.25, "temperature": 1.0}),
+    for flags_, expected, seed in (
+        ("", {}, None),
+        ("--decoding top-k --k 3 --temperature 0.5 --seed 7", {"top_k": 3, "temperature": 0.5}, 7),
+        ("--decoding top-p --p 0.25 --seed 8", {"top_p": 0.25, "temperature": 1.0}, 8),
     ):
-        assert ask([*asked, *flags_]) == 0
-        found = {name: value for name, value in seen.pop().items() if name in ("top_k", "top_p", "temperature")}
-        assert found == expected
-    seed = []
-    monkeypatch.setattr(
-        minigpt, "generate", lambda *args, **how: seed.append(how["generator"]) or generate(*args, **how)
-    )
-    assert ask([*asked, "--decoding", "top-k", "--seed", "7"]) == 0
-    assert seed[0].initial_seed() == 7
+        assert ask([*asked, *flags_.split()]) == 0
+        how = seen.pop()
+        assert {name: how[name] for name in ("top_k", "top_p", "temperature") if name in how} == expected
+        assert (how["generator"].initial_seed() if "generator" in how else None) == seed
 
 
 def test_evaluating_again_gives_the_same(answers):
