@@ -186,7 +186,8 @@ def finish(optuna, study, options, data: list[str]) -> None:
     ]
     best = study.best_trial
     folder = options.output / f"trial-{best.number}"
-    held, dev = read_object(folder / "metrics.json"), common.scored(folder, options.dev)
+    held = read_object(folder / "metrics.json")
+    dev = common.at_own_threshold(common.scored(folder, options.dev))
     weights = importances(optuna, study)
     listed = ", ".join(f"{flag} {weight:.0%}" for flag, weight in weights.items()) or "too few finished trials to tell"
     command = ["python train.py", *flags_of(best.params), "--epochs", str(options.epochs), *options.flags]

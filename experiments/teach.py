@@ -45,8 +45,8 @@ def main(argv: Sequence[str]) -> int:
 COLUMNS = {
     "trained": lambda r: r["model"],
     "parameters": lambda r: f"{r['parameters']:,} ({r['share']:.2%})",
-    "EM": lambda r: common.with_interval(r["metrics"], "exact"),
-    "F1": lambda r: common.with_interval(r["metrics"], "f1"),
+    "EM": lambda r: common.with_interval(squad.headline(r["metrics"]), "exact"),
+    "F1": lambda r: common.with_interval(squad.headline(r["metrics"]), "f1"),
     "HasAns F1": lambda r: f"{squad.headline(r['metrics']).get('HasAns_f1', float('nan')):.2f}",
     "NoAns F1": lambda r: f"{squad.headline(r['metrics']).get('NoAns_f1', float('nan')):.2f}",
     "HasAns F1, always answering": lambda r: f"{common.has_answer_f1(r['metrics']):.2f}",

@@ -159,7 +159,13 @@ def test_questions_that_all_have_an_answer_are_judged_by_always_answering(tiny, 
     [row] = read(tmp_path / "results.json")
     table = (tmp_path / "results.md").read_text(encoding="utf-8")
     assert "chosen by the F1 when always answering" in table
-    assert f"| {common.with_interval(row['dev']['always_answer'] | {'NoAns_exact': 0}, 'f1')} |" in table
+    assert f"| {common.with_interval(row['dev']['always_answer'], 'f1')} |" in table
+
+
+def test_dev_is_reported_at_the_threshold_of_the_held_out_part():
+    other = {"f1": 1.0, "f1_interval": [0.0, 2.0]}
+    dev = {"NoAns_exact": 9.0, "f1": 50.0, "f1_interval": [40.0, 60.0], "crossfit": other, "always_answer": other}
+    assert ablate.COLUMNS["dev F1"]({"dev": dev}) == compare.COLUMNS["dev F1"]({"dev": dev}) == "50.00 (40.0-60.0)"
 
 
 def test_ctrl_c_ends_an_experiment_once_its_run_has_ended(tmp_path):
