@@ -36,9 +36,12 @@ class Worker:
 
     def _receive(self):
         try:
-            return self._pipe.recv()
+            found = self._pipe.recv()
         except (EOFError, OSError) as error:
             raise self._ended() from error
+        if isinstance(found, ValueError):
+            raise found
+        return found
 
     def _ended(self) -> ValueError:
         self._process.join()
@@ -47,7 +50,11 @@ class Worker:
 
 
 def _serve(pipe, prepare: Callable, arguments: tuple) -> None:
-    answer = prepare(*arguments)
+    try:
+        answer = prepare(*arguments)
+    except (ValueError, OSError) as error:  # a mistake that the user can correct
+        pipe.send(ValueError(str(error)))
+        return
     pipe.send(None)
     while True:
         try:

@@ -38,6 +38,12 @@ def main(argv: Sequence[str]) -> int:
     add("--five", action="store_true", help="five fixed configurations of rank, alpha, rate and targets instead")
     common.add_gpt(parser)
     options = parser.parse_args(argv)
+    if options.ranks != RANKS and (options.gpt or options.five):
+        parser.error("--ranks changes nothing with --five or --gpt: their ranks are fixed")
+    if options.five and options.gpt:
+        parser.error("--five changes nothing with --gpt, which has five of its own")
+    if any(word.split("=")[0] == "--learn" for word in options.flags):
+        parser.error("--learn after --: these runs learn answers")
     runs = {setting: flags_of(*setting, options.gpt) for setting in settings(options)}
     data = common.prepare_data(options, runs.values(), may_change=("ranks", "rates", "five"))
     script = "train_gpt.py" if options.gpt else "train.py"

@@ -104,12 +104,12 @@ def answers_table(asked: Sequence[dict], shown: dict[str, list[list[dict]]]) -> 
             "<br>".join(f"{on_one_line(a['answer'])} {a['score']:.0%}" for a in answers[number])
             for answers in shown.values()
         ]
-        lines.append(f"| {item['question']} | {' | '.join(cells)} |")
+        lines.append(f"| {on_one_line(item['question'], 300)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def on_one_line(answer: str) -> str:
-    return " ".join(answer[:60].replace("|", " ").split()) or "*none*"
+def on_one_line(text: str, most: int = 60) -> str:
+    return " ".join(text[:most].replace("|", " ").split()) or "*none*"
 
 
 COLUMNS = {

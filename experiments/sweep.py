@@ -6,6 +6,7 @@ next trial, and the same command in a second terminal takes part in it.
 """
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -190,13 +191,16 @@ def finish(optuna, study, options, data: list[str]) -> None:
     dev = common.at_own_threshold(common.scored(folder, options.dev))
     weights = importances(optuna, study)
     listed = ", ".join(f"{flag} {weight:.0%}" for flag, weight in weights.items()) or "too few finished trials to tell"
-    command = ["python train.py", *flags_of(best.params), "--epochs", str(options.epochs), *options.flags]
+    files = ["--train", str(options.train), "--dev", str(options.dev)]
+    command = shlex.join(
+        ["python", "train.py", *files, *flags_of(best.params), "--epochs", str(options.epochs), *options.flags]
+    )
     questions, held_out = common.sizes(options.output)
     notes = (
         f"{questions} questions of {Path(options.train).name}, {options.epochs} epochs, judged by "
         f"{common.judged_by(held)} on {held_out} questions of held-out articles. Best: trial {best.number}. "
         f"Importances (PED-ANOVA): {listed}. {Path(options.dev).name}, scored once for the best: EM "
-        f"{common.with_interval(dev, 'exact')}, F1 {common.with_interval(dev, 'f1')}.\n\n    {' '.join(command)}"
+        f"{common.with_interval(dev, 'exact')}, F1 {common.with_interval(dev, 'f1')}.\n\n    {command}"
     )
     names = [name for name in rows[0] if name not in ("number", "state", "f1", "seconds")]
     columns = {
@@ -208,7 +212,7 @@ def finish(optuna, study, options, data: list[str]) -> None:
     }
     common.report(options.output, "A sweep of hyper-parameters", rows, columns, notes)
     common.draw(options.output / "sweep.png", lambda *axes: plot(*axes, rows, weights), panels=2, size=(10, 4))
-    print(f"the best, ready to paste:\n    {' '.join(command)}")
+    print(f"the best, ready to paste:\n    {command}")
 
 
 def importances(optuna, study) -> dict[str, float]:

@@ -22,6 +22,8 @@ def main(argv: Sequence[str]) -> int:
     add("--output", metavar="DIR", type=Path, default=Path("runs/experiments/teach"), help="folder for everything")
     add("flags", nargs="*", metavar="-- FLAGS", help="after --: flags of train.py for all runs")
     options = parser.parse_args(argv)
+    if options.train == "excerpt":
+        parser.error("--train excerpt: each run would take as much of it as it has time for; give data/train.json.gz")
     adapters, full, taught = (options.output / name for name in ("adapters", "every-weight", "adapters-taught-by-both"))
     runs = {adapters: (), full: FULL, taught: ("--teachers", f"{adapters},{full}")}
     common.check_flags(options.flags, [["--augment"], *runs.values()])
@@ -33,8 +35,8 @@ def main(argv: Sequence[str]) -> int:
         rows.append({"model": folder.name.replace("-", " "), **common.parameters(folder), **run})
     judged_by = common.judged_by(rows[0]["metrics"])
     notes = (
-        f"All learned from {Path(options.train).name} and {options.augment:,} questions made of it, and are scored on "
-        f"{Path(options.dev).name} after their last pass, with {judged_by}. Nothing is chosen."
+        f"All learned from {Path(options.train).name} and at most {options.augment:,} questions made of it, and "
+        f"are scored on {Path(options.dev).name} after their last pass, with {judged_by}. Nothing is chosen."
     )
     common.report(options.output, "Taught by two models of the same questions", rows, COLUMNS, notes)
     found = {row["model"]: [common.held_f1(row["metrics"])] for row in rows}

@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import re
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +30,7 @@ NEUTRAL = {
     "layers_to_transform", "layers_pattern", "megatron_core", "r", "rank_pattern",
     "fan_in_fan_out",  # whether the base stores its matrices as (in, out); A and B are the same either way
 }  # fmt: skip
+BASE_UNCHANGED = {"gaussian", "eva", "orthogonal"}  # of PEFT's ways to start A and B; pissa and others change W as well
 READ = {"peft_type", "bias", "lora_alpha", "alpha_pattern", "lora_dropout", "use_rslora"}
 
 log = logging.getLogger("lora")
@@ -190,12 +192,16 @@ def _check_supported(config: dict) -> None:
     if unsupported:
         shown = ", ".join(f"{field}={config[field]!r}" for field in unsupported)
         raise AdapterError(f"adapter: {shown} not supported, only plain LoRA and rsLoRA are")
+    start = config.get("init_lora_weights")
+    if isinstance(start, str) and start not in BASE_UNCHANGED:
+        raise AdapterError(f"adapter: init_lora_weights is {start!r}, which changes the base's weights too; convert it "
+                           "with PEFT's save_pretrained(path_initial_model_for_weight_conversion=...)")  # fmt: skip
     patterns = config.get("alpha_pattern") or {}
     if not isinstance(patterns, dict):
         raise AdapterError(f"adapter: alpha_pattern is a {type(patterns).__name__}, expected an object")
     numbers = {"lora_alpha": config.get("lora_alpha"), "lora_dropout": config.get("lora_dropout") or 0.0}
     for name, value in (numbers | {f"alpha_pattern {key!r}": value for key, value in patterns.items()}).items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
             raise AdapterError(f"adapter: {name} is {value!r}, expected a number")
 
 
@@ -209,12 +215,12 @@ def _sort_tensors(
     for key, tensor in state.items():
         match = re.fullmatch(rf"{re.escape(PREFIX)}(.+?)\.(lora_A\.weight|lora_B\.weight|weight|bias)", key)
         name = ours.get(match[1]) if match else None
-        if name not in modules:
-            unknown.append(key)
-        elif match[2].startswith("lora_"):
+        if name in modules and match[2].startswith("lora_"):
             matrices.setdefault(name, {})[match[2][:6]] = tensor
-        else:
+        elif name in modules and getattr(modules[name], match[2], None) is not None:
             in_full[f"{name}.{match[2]}"] = tensor
+        else:
+            unknown.append(key)
     if unknown:
         raise AdapterError(f"adapter: {len(unknown)} tensors fit no layer of this model, the first {unknown[0]!r}: "
                            "it was made for another base model")  # fmt: skip
@@ -224,6 +230,8 @@ def _sort_tensors(
         _check_pair(name, pair, modules[name])
     for name, tensor in in_full.items():
         module, _, parameter = name.rpartition(".")
+        if module in matrices:
+            raise AdapterError(f"adapter: {module} is stored as lora_A and lora_B and in full, expected one of the two")
         _check_shape(name, tensor, getattr(modules[module], parameter).shape)
     return {name: (pair["lora_A"], pair["lora_B"]) for name, pair in matrices.items()}, in_full
 

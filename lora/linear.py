@@ -144,7 +144,7 @@ class _LoRALinear(torch.autograd.Function):
             h = products[0](x_rows).addmm_(u, B.T)
         ctx.save_for_backward(x_rows, u, W, sA, B)
         ctx.products = products
-        return h.view(*x.shape[:-1], -1)
+        return h.view(*x.shape[:-1], W.size(0))
 
     @staticmethod
     @once_differentiable  # x and u count as constants here: a derivative of a derivative would be silently wrong
@@ -155,5 +155,5 @@ class _LoRALinear(torch.autograd.Function):
         dx = None
         if ctx.needs_input_grad[0]:
             dx = (du @ sA).addmm_(dh_rows, W) if ctx.products is None else ctx.products[1](dh_rows).addmm_(du, sA)
-            dx = dx.view(*dh.shape[:-1], -1)
+            dx = dx.view(*dh.shape[:-1], W.size(1))
         return dx, None, None, du.T @ x, (u.T @ dh_rows).T, None

@@ -1,7 +1,7 @@
 """BertConfig: the sizes of a BERT encoder, under the names of `config.json`."""
 
 import dataclasses
-import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,4 +131,4 @@ def _is_int(value) -> bool:
 
 
 def _is_number(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

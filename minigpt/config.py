@@ -1,7 +1,7 @@
 """GPT2Config: the sizes of a GPT-2, under the names of `config.json`."""
 
 import dataclasses
-import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,4 +87,4 @@ class GPT2Config:
 
 
 def _is_number(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,18 @@ class CheckpointError(ValueError):
 def json_type(value: object) -> str:
     """What a value is, in JSON's words where it has one: "a list", "text"."""
     return JSON_TYPES.get(type(value), f"a Python {type(value).__name__}")
+
+
+def read_text(name: str) -> str:
+    """The text of this file, or of standard input for "-", without a byte order mark.
+
+    Raises ValueError when it is not UTF-8.
+    """
+    try:
+        raw = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name}: not UTF-8 text (byte {error.start}), convert it first") from error
 
 
 def parse_object(raw: bytes | str, where: str, error: type[ValueError] = ValueError) -> dict:

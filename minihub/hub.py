@@ -39,7 +39,7 @@ def find_model(name_or_path: str | Path, revision: str | None = None) -> Path:
 
 def _download(repository: str, revision: str | None) -> Path:
     import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
         folder = huggingface_hub.snapshot_download(
@@ -51,7 +51,7 @@ def _download(repository: str, revision: str | None) -> Path:
             f"{repository}: no such folder here, not in the hub's cache, and the hub cannot be reached. Go online once "
             "(and unset HF_HUB_OFFLINE), or give the path of a folder with config.json and model.safetensors"
         ) from error
-    except (HfHubHTTPError, ValueError, OSError) as error:
+    except Exception as error:  # its HTTP library has errors of its own, a different library in each of its versions
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{repository}: no such folder here, and the hub says: {reason}") from error
     return Path(folder)

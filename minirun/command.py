@@ -86,7 +86,10 @@ def check_free(folder: Path, command: Command) -> None:
 
     An evaluation may take the place of another one, not of a run.
     """
-    taken = _is_run(folder) if command.evaluate else (folder / "config.json").exists()
+    held, evaluated = (folder / "config.json").exists(), (folder / "metrics.json").exists()
+    if command.evaluate and held and not evaluated and not _is_run(folder):
+        raise ValueError(f"{folder} holds a config.json that no evaluation wrote: choose another --output")
+    taken = _is_run(folder) if command.evaluate else held
     if taken and not command.resume:
         raise ValueError(f"{folder} already holds a run: --resume it, or choose another --output")
 

@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import importlib.util
-import math
 import operator
 import os
 import re
@@ -14,6 +13,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tqdm import tqdm
+
+from minirun.hardware import explain_out_of_memory
 
 RANGE = {
     "least": (operator.ge, "at least"), "most": (operator.le, "at most"), "above": (operator.gt, "a number above"),
@@ -53,7 +54,7 @@ def check_values(options) -> None:
 
 def _check_range(flag: str, value: float, limits: typing.Mapping) -> None:
     given = [(holds, words, limits[name]) for name, (holds, words) in RANGE.items() if name in limits]
-    if not math.isfinite(value) or not all(holds(value, limit) for holds, _, limit in given):
+    if not abs(value) <= sys.float_info.max or not all(holds(value, limit) for holds, _, limit in given):
         expected = " and ".join(f"{words} {limit}" for _, words, limit in given)
         raise ValueError(f"{flag} is {value}, expected {expected or 'a finite number'}")
 
@@ -104,7 +105,9 @@ def run_command(main: Callable[[], int], name: str | None = None) -> typing.NoRe
     Args: name: how the line begins; the script's file name by default.
     """
     try:
-        sys.exit(main())
+        with explain_out_of_memory("this command", "lower --batch-size or --max-length where there are these options"):
+            status = main()
+        sys.exit(status)
     except (ValueError, OSError, MemoryError) as error:
         if "--debug" in sys.argv:
             traceback.print_exc()

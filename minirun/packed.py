@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -67,6 +68,7 @@ def _is_amd() -> bool:
 
 class PackedLinear(nn.Linear):
     """h = W x + b with W and b frozen, as the given layer and with its parameters, computed by oneDNN.
+    Moved to another device it computes as the given layer does.
 
     W is packed at its first use, and anew when it has changed (merging an adapter changes it); W' for the gradient of x
     is packed when a gradient is first needed. Each takes as much memory as W.
@@ -92,9 +94,13 @@ class PackedLinear(nn.Linear):
         return self._product, self._product_back
 
     def _product(self, x: Tensor) -> Tensor:
+        if self.weight.device.type != "cpu":  # moved since it was packed
+            return F.linear(x, self.weight, self.bias)
         return torch.ops.mkldnn._linear_pointwise(x, self._pack(transposed=False), self.bias, "none", [], "")
 
     def _product_back(self, dh: Tensor) -> Tensor:
+        if self.weight.device.type != "cpu":
+            return dh @ self.weight
         return torch.ops.mkldnn._linear_pointwise(dh.contiguous(), self._pack(transposed=True), None, "none", [], "")
 
     def _pack(self, transposed: bool) -> Tensor:
@@ -123,4 +129,5 @@ class _PackedProduct(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, dh):
-        return ctx.product_back(dh.reshape(-1, dh.size(-1))).view(*dh.shape[:-1], -1), None
+        dx = ctx.product_back(dh.reshape(-1, dh.size(-1)))
+        return dx.view(*dh.shape[:-1], dx.size(-1)), None

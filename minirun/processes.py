@@ -87,7 +87,7 @@ def join_processes(device: torch.device) -> Iterator[tuple[Processes, torch.devi
         return
     backend = "gloo"
     if device.type == "cuda":
-        number, available = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        number, available = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
         if number >= available:
             raise ValueError(f"process {number} of this machine has no GPU: start at most {available} processes here")
         device, backend = torch.device("cuda", number), "nccl"

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -24,7 +25,7 @@ from squad.windows import Ragged, Windows
 
 VERSION = 3  # of what make_windows does: raise it when the same input gives other windows
 Stored = TypeVar("Stored")
-UNREADABLE = (OSError, EOFError, KeyError, ValueError, TypeError, BadZipFile)
+UNREADABLE = (OSError, EOFError, KeyError, ValueError, TypeError, RuntimeError, BadZipFile, zlib.error)
 
 
 def cached_windows(

@@ -1,6 +1,7 @@
 """Why questions of SQuAD 2.0's dev set have no answer, as people judged (SQuAD2-CR, Lee et al. 2020)."""
 
 import gzip
+import zlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -29,7 +30,7 @@ def known_causes(examples: Sequence[Example]) -> dict[str, str]:
     try:
         rows = [line.split("\t") for line in gzip.decompress(path.read_bytes()).decode().splitlines()]
         causes = {id: CAUSES[letter] for id, letter in rows}
-    except (OSError, EOFError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
     return {e.id: causes[e.id] for e in examples if not e.answers and e.id in causes}
 

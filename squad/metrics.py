@@ -188,11 +188,13 @@ def bootstrap_interval(
     """95% percentile interval of the mean score, 0 to 100, by drawing whole articles with replacement.
 
     Questions about one article succeed and fail together, so drawing single questions would make the interval too
-    narrow (Efron and Tibshirani 1993, chapter 13).
+    narrow (Efron and Tibshirani 1993, chapter 13). Where all are about one article, its texts are drawn.
     """
-    titles, article = np.unique([example.title for example in examples], return_inverse=True)
-    totals, sizes = np.bincount(article, weights=scores), np.bincount(article)
-    drawn = np.random.default_rng(seed).integers(0, len(titles), (samples, len(titles)))
+    titles, drawn_as_one = np.unique([example.title for example in examples], return_inverse=True)
+    if len(titles) == 1:
+        _, drawn_as_one = np.unique([example.context for example in examples], return_inverse=True)
+    totals, sizes = np.bincount(drawn_as_one, weights=scores), np.bincount(drawn_as_one)
+    drawn = np.random.default_rng(seed).integers(0, len(sizes), (samples, len(sizes)))
     means = totals[drawn].sum(1) / sizes[drawn].sum(1)
     low, high = np.percentile(means, [2.5, 97.5])
     return 100.0 * float(low), 100.0 * float(high)

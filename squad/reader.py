@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import numpy as np
 import torch
 from tokenizers import Tokenizer
 
@@ -12,7 +11,7 @@ from minihub import json_type, parse_object, read_object
 from squad.examples import DataError, Example
 from squad.predict import predict
 from squad.prior import move_threshold
-from squad.spans import probabilities
+from squad.spans import best_first, probabilities
 from squad.windowing import MAX_LENGTH, MAX_QUESTION, OVERLAP, make_windows
 
 # The settings that qa.json may hold.
@@ -132,7 +131,7 @@ class Reader:
         if not isinstance(top_k, int) or top_k < 1:
             raise ValueError(f"top_k is {top_k!r}, expected a whole number of at least 1")
         threshold = self.threshold_for(self.answerable if answerable is None else answerable)
-        questions, contexts, single = _pairs(question, context)
+        questions, contexts, single = pairs_of(question, context)
         if not questions:
             return []
         pairs = zip(questions, contexts, strict=True)
@@ -152,7 +151,7 @@ class Reader:
         """A question's n-best list -> its answers, most probable first; at least one."""
         chances = probabilities(entries, threshold, self.temperature, self.best_bonus)
         answers = []
-        for i in np.argsort(-chances, kind="stable").tolist():
+        for i in best_first(entries, chances):
             entry, score = entries[i], float(chances[i])
             if entry["start"] is not None:
                 span = {"start": entry["start"], "end": entry["end"], "answer": entry["text"]}
@@ -172,12 +171,15 @@ def parse_question(raw: bytes | str) -> dict:
         if not isinstance(item.get(name), str):
             found = json_type(item[name]) if name in item else "missing"
             raise DataError(f"{name!r} is {found}, expected text")
-    _pairs(item["question"], item["context"])
+    pairs_of(item["question"], item["context"])
     return item
 
 
-def _pairs(question: str | list[str], context: str | list[str]) -> tuple[list[str], list[str], bool]:
-    """-> questions and contexts of one length, and whether both came as single texts."""
+def pairs_of(question: str | list[str], context: str | list[str]) -> tuple[list[str], list[str], bool]:
+    """-> questions and contexts of one length, and whether both came as single texts.
+
+    Raises TypeError for what is not text; ValueError for a blank question, invalid Unicode, or lists of other lengths.
+    """
     single = isinstance(question, str) and isinstance(context, str)
     questions, contexts = _texts("question", question), _texts("context", context)
     if isinstance(question, str):

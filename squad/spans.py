@@ -126,13 +126,23 @@ def probabilities(entries: Sequence[dict], threshold: float, temperature: float,
     """
     z = np.array(shifted_scores(entries, threshold))
     weights = np.exp((z - z.max()) / temperature)
-    weights[z.argmax()] *= math.exp(best_bonus)
+    weights[best_first(entries, z)[0]] *= math.exp(best_bonus)
     return weights / weights.sum()
 
 
 def shifted_scores(entries: Sequence[dict], threshold: float) -> list[float]:
-    """Scores of a question's n-best list, the threshold subtracted from that of ""."""
-    return [entry["score"] - (threshold if entry["start"] is None else 0.0) for entry in entries]
+    """Scores of a question's n-best list, the threshold subtracted from that of "".
+
+    That is computed as best + (null odds - threshold), which is above the best span's exactly when the null odds exceed
+    the threshold; a tuned threshold equals the null odds of some question.
+    """
+    best = max((entry["score"] for entry in entries if entry["start"] is not None), default=0.0)
+    return [best + (e["score"] - best - threshold) if e["start"] is None else e["score"] for e in entries]
+
+
+def best_first(entries: Sequence[dict], scores: Sequence[float] | np.ndarray) -> list[int]:
+    """The numbers of the entries by their scores; of equal ones the spans come before ""."""
+    return sorted(range(len(entries)), key=lambda i: (-scores[i], entries[i]["start"] is None))
 
 
 def _with_probabilities(entries: list[dict]) -> list[dict]:

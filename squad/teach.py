@@ -39,7 +39,8 @@ class SoftTargets:
         self, loss: Tensor, start_logits: Tensor, end_logits: Tensor, window_ids: np.ndarray, span_mask: Tensor
     ) -> Tensor:
         """The mean of `loss`, that of the labels of these windows, and of the soft loss; a scalar."""
-        p = self.of(window_ids, span_mask.size(1)).to(loss.device)
+        p = self.of(window_ids, span_mask.size(1))
+        p = (p.pin_memory() if loss.is_cuda else p).to(loss.device, non_blocking=True)  # see Batch.to
         return (loss + soft_loss(start_logits, end_logits, p, span_mask)) / 2
 
 

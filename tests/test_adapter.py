@@ -112,6 +112,9 @@ def spoilt(folder, **changes):
         ({"alpha_pattern": {"query": "x"}}, "alpha_pattern 'query' is 'x'"),
         ({"alpha_pattern": ["query"]}, "alpha_pattern is a list"),
         ({"lora_dropout": "x"}, "lora_dropout is 'x'"),
+        ({"lora_alpha": 10**400}, "lora_alpha is 1000"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa', which changes the base's weights too"),
+        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights is 'pissa_niter_4'"),
     ],
 )
 def test_unsupported_adapters_are_named(tiny, names, tmp_path, changes, message):
@@ -151,6 +154,26 @@ def test_broken_folders(tiny, names, tmp_path):
     save_file(state, folder / "adapter_model.safetensors")
     with pytest.raises(AdapterError, match="needs lora_A and lora_B"):
         lora.load_adapter(tiny, folder, names, HEAD)
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        ("bert.embeddings.word_embeddings.bias", "fit no layer of this model"),
+        ("bert.encoder.layer.0.attention.self.query.weight", "stored as lora_A and lora_B and in full"),
+    ],
+)
+def test_tensors_that_cannot_have_a_place_are_named(tiny, names, tmp_path, stored, message):
+    folder = spoilt(tmp_path / "a")
+    state = load_file(folder / "adapter_model.safetensors")
+    save_file(state | {f"base_model.model.{stored}": torch.zeros(15, 15)}, folder / "adapter_model.safetensors")
+    with pytest.raises(AdapterError, match=message):
+        lora.load_adapter(tiny, folder, names, HEAD)
+
+
+@pytest.mark.parametrize("start", [True, "gaussian"])
+def test_an_adapter_may_start_in_any_way_that_leaves_the_base_alone(tiny, names, tmp_path, start):
+    assert lora.load_adapter(tiny, spoilt(tmp_path / "a", init_lora_weights=start), names, HEAD)
 
 
 def test_a_missing_head_is_told(tiny, names, tmp_path, caplog):

@@ -46,6 +46,11 @@ def test_other_questions_and_installs_without_the_file_have_no_causes(dev, tmp_p
         path.write_bytes(damaged)
         with pytest.raises(squad.DataError, match=r"dev-causes\.tsv\.gz: cannot be read"):
             known_causes(dev)
+    whole = gzip.compress("".join(f"{i}\tE\n" for i in range(50)).encode(), mtime=0)
+    for at in range(10, len(whole)):  # behind the header of gzip
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :])
+        with pytest.raises(squad.DataError, match=r"dev-causes\.tsv\.gz: cannot be read"):
+            known_causes(dev)
 
 
 def test_the_table_has_them_at_the_cross_fitted_answers(dev):

@@ -52,6 +52,18 @@ def test_a_hub_id_downloads_only_the_files_it_needs(tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: calls.append((a, k)) or str(tmp_path))
     assert minihub.find_model("google-bert/bert-base-uncased", revision="86b5e09") == tmp_path
+
+    class ProxyError(Exception):
+        """As of httpx: neither an OSError nor a ValueError."""
+
+    def refused(*_, **__):
+        raise ProxyError("403 Forbidden\nmore")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refused)
+    with pytest.raises(
+        minihub.CheckpointError, match=r"^google-bert/x: no such folder here, and the hub says: 403 Forbidden$"
+    ):
+        minihub.find_model("google-bert/x")
     [((repository,), settings)] = calls
     assert (repository, settings["revision"]) == ("google-bert/bert-base-uncased", "86b5e09")
     files = ["config.json", "model.safetensors", "tokenizer.json", "vocab.txt", "model-00001-of-00002.safetensors"]

@@ -9,12 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from helpers import ROOT, flags
 from mistakes import ASK, CASES
 
 import train
 from minibert.qa.__main__ import main as ask
-from minirun.flags import check_values
+from minirun.flags import check_values, run_command
 from train import Options
 
 TABLE = re.findall(r"^\| (.+?) \| (.+) \|$", (ROOT / "docs" / "errors.md").read_text(encoding="utf-8"), re.MULTILINE)
@@ -121,3 +122,20 @@ def test_a_message_from_anywhere_is_one_short_line_without_control_characters():
     [line] = done.stderr.splitlines()
     assert line.startswith("-c: a [2J bccc")
     assert len(line) < 1600
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory. Tried"), RuntimeError("[enforce] can't allocate memory: 9 bytes")],
+)
+def test_a_lack_of_memory_anywhere_is_one_line(error, capsys):
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        run_command(main, "minibert")
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("minibert: out of memory on this command: lower --batch-size or --max-length")
+    with pytest.raises(RuntimeError, match="another"):
+        run_command(lambda: (_ for _ in ()).throw(RuntimeError("another")), "minibert")

@@ -173,6 +173,13 @@ def test_a_class_with_a_method_not_written_says_which(monkeypatch, capsys):
     assert " 1 attention" in said  # both that were asked for are judged
 
 
+def test_an_error_of_pytorch_is_not_code_that_is_missing(monkeypatch, capsys):
+    monkeypatch.setattr(yours, "attention", lambda q, k, v, mask: mask.softmax(-1))
+    assert exercises.main(["1"]) == 1
+    said = capsys.readouterr().out
+    assert "it fails" in said and "not implemented for 'Bool'" in said and "not written yet" not in said
+
+
 def test_tests_that_do_not_run_are_not_taken_for_tests_that_pass(monkeypatch):
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
     with pytest.raises(ValueError, match=r"the tests did not run .*: pip install -e '\.\[test\]'"):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import minibert
 import squad
-from experiments import ablate, common, compare, recipe, teach
+from experiments import ablate, before_after, common, compare, padding, recipe, teach
 
 # ------------------------------------------------------------------------------------------- the split
 
@@ -166,6 +166,33 @@ def test_dev_is_reported_at_the_threshold_of_the_held_out_part():
     other = {"f1": 1.0, "f1_interval": [0.0, 2.0]}
     dev = {"NoAns_exact": 9.0, "f1": 50.0, "f1_interval": [40.0, 60.0], "crossfit": other, "always_answer": other}
     assert ablate.COLUMNS["dev F1"]({"dev": dev}) == compare.COLUMNS["dev F1"]({"dev": dev}) == "50.00 (40.0-60.0)"
+
+
+@pytest.mark.parametrize(
+    ("experiment", "given", "message"),
+    [
+        (ablate, ["--five", "--ranks", "2"], "--ranks changes nothing with --five or --gpt"),
+        (ablate, ["--gpt", "x", "--ranks", "2"], "--ranks changes nothing with --five or --gpt"),
+        (ablate, ["--gpt", "x", "--five"], "--five changes nothing with --gpt"),
+        (ablate, ["--gpt", "x", "--", "--learn", "text"], "--learn after --"),
+        (teach, ["--train", "excerpt"], "--train excerpt: each run would take as much of it as it has time for"),
+    ],
+)
+def test_flags_that_would_change_nothing_are_refused(experiment, given, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        experiment.main(["--output", str(tmp_path / "out"), *given])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_is_not_there_is_one_line_from_a_worker_too(tiny, tmp_path):
+    with pytest.raises(ValueError, match=r"^no/such/model: no such folder"):
+        padding.main(["--gpt", "no/such/model", "--train", str(tiny / "squad.json"), "--output", str(tmp_path / "out")])
+
+
+def test_a_question_cannot_break_the_table():
+    shown = {"before": [[{"answer": "a|b", "score": 0.5}]], "after": [[{"answer": "", "score": 1.0}]]}
+    *_, row = before_after.answers_table([{"question": "who | is\nvin?"}], shown).strip().splitlines()
+    assert row == "| who is vin? | a b 50% | *none* 100% |"
 
 
 def test_ctrl_c_ends_an_experiment_once_its_run_has_ended(tmp_path):

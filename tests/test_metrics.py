@@ -1,5 +1,6 @@
 """Official figures to the last digit, and the honest ones against brute force."""
 
+import dataclasses
 import gzip
 import json
 from itertools import pairwise
@@ -160,6 +161,16 @@ def test_the_interval_is_of_the_mean_over_questions_whatever_the_articles_sizes(
     means = [np.concatenate([scores["abcd"[article]] for article in row]).mean() for row in drawn]
     found = bootstrap_interval(examples, np.concatenate(list(scores.values())), samples=500, seed=3)
     assert found == pytest.approx(tuple(100 * np.percentile(means, [2.5, 97.5])))
+
+
+def test_of_one_article_the_texts_are_drawn():
+    """An interval over one article alone would have no width. The same with each text as an article."""
+    alike = [Example(str(i), "q", f"text {i // 10}", (), True, "one") for i in range(200)]
+    articles = [dataclasses.replace(e, title=e.context) for e in alike]
+    scores = np.array([float((i // 10) % 2) for i in range(200)])
+    low, high = bootstrap_interval(alike, scores)
+    assert low < high
+    assert (low, high) == bootstrap_interval(articles, scores)
 
 
 def test_each_interval_is_of_its_own_figure():

@@ -36,6 +36,19 @@ def test_an_evaluation_takes_the_place_of_another_but_not_of_a_run(run, tiny, tm
         assert train.main(["--evaluate", str(run), "--output", str(tmp_path / "again")]) == 0
 
 
+def test_a_mistyped_target_is_named(tiny, tmp_path):
+    with pytest.raises(ValueError, match="quer"):
+        train.main(flags(tiny, tmp_path / "out", "--lora-targets", "quer"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_evaluation_does_not_replace_the_config_of_a_model(run, tiny):
+    before = everything(tiny)
+    with pytest.raises(ValueError, match=r"holds a config\.json that no evaluation wrote"):
+        train.main(["--evaluate", str(run), "--output", str(tiny)])
+    assert everything(tiny) == before
+
+
 def test_a_mistyped_train_file_is_found_before_anything_takes_time(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "load_pretrained", None)
     arguments = flags(tiny, tmp_path / "out")
@@ -59,7 +72,8 @@ def test_resume_takes_the_runs_options_and_flags_win(run):
         (["--dropout", "1"], "--dropout is 1.0, expected at least 0 and below 1"),
         (["--train", "nowhere.json"], "nowhere.json: no such file"),
         (["--model", "no/such/model"], "no/such/model: no such folder"),
-        (["--lora-targets", "quer", "--model", str(GOLDEN / "tiny")], "no tokenizer.json and no vocab.txt"),
+        (["--model", str(GOLDEN / "tiny")], "no tokenizer.json and no vocab.txt"),
+        (["--batch-size", str(10**400)], "--batch-size is 1000"),
         (["--resume", "nowhere"], "nowhere/config.json: cannot be read"),
         (["--evaluate", "nowhere"], "nowhere/config.json: cannot be read"),
     ],

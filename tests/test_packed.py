@@ -158,3 +158,26 @@ def test_copies_pickles_and_checkpoints_hold_the_plain_weights(model, inputs, tm
         close(other(*inputs), before)
     minibert.save_pretrained(model, tmp_path)
     close(minibert.load_pretrained(tmp_path)(*inputs), before)
+
+
+def test_moved_to_another_device_it_computes_as_a_plain_layer():
+    """The device is `meta`, which has shapes and no values: oneDNN's operators would refuse it as they would a GPU."""
+    layer = packed.PackedLinear(linear())
+    layer(torch.ones(3, 15))
+    layer = layer.to("meta")
+    x = torch.ones(3, 7, 15, device="meta", requires_grad=True)
+    layer(x).sum().backward()
+    assert x.grad.shape == x.shape
+    assert layer(torch.ones(2, 15, device="meta")).shape == (2, 22)
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+@pytest.mark.parametrize("adapted", [False, True])
+def test_an_empty_batch_has_an_empty_result(is_packed, adapted):
+    layer = packed.PackedLinear(linear()) if is_packed else linear()
+    layer = lora.LoRALinear(layer, 3, 6.0) if adapted else layer
+    x = torch.zeros(0, 7, 15, requires_grad=True)
+    h = layer(x)
+    assert h.shape == (0, 7, 22)
+    h.sum().backward()
+    assert x.grad.shape == x.shape

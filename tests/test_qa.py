@@ -259,6 +259,8 @@ def test_a_test_set_without_gold_answers(run, tiny, tmp_path):
         (["--export", "out", "--device", "cpu"], "--device changes nothing in --export"),
         (["--export", "out", "--precision", "bf16"], "--precision changes nothing in --export"),
         (["--batch", "text.txt", "--output", "nowhere/x.jsonl"], "there is no folder nowhere"),
+        (["--batch", "blank.json", "--output", "."], "--output is ., a folder, expected the name of a file"),
+        (["--context", "text.txt", "--question", "who", "--port", "0"], "--port needs --serve"),
         (["--batch", "blank.json"], "blank.json: question one is blank, expected a question"),
         ([], "one of the arguments"),
     ],

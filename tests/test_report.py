@@ -9,9 +9,10 @@ import sys
 import xml.etree.ElementTree as ET
 
 import pytest
-from helpers import ROOT, check_digests
+from helpers import ROOT, check_digests, read
 from reports import URDU, VIN, make_run, question
 
+import squad
 import train
 from squad import DataError, read_examples
 from squad.report.__main__ import main
@@ -146,6 +147,18 @@ def test_no_question_has_an_answer(tmp_path, log):
     page = read_page(run)
     assert "precision" not in charts(page) and "No answerable question" in page
     assert charts(page)[: len(log or [])] == ["evaluations"] * len(log or [])
+
+
+def test_where_all_have_an_answer_the_cards_show_always_answering(tmp_path):
+    """As `squad.headline` chooses; a threshold means nothing there."""
+    text = "Vin met Kelsier."
+    asked = [question("a", text, "Kelsier", "Kelsier", ""), question("b", text, "Vin", "", "Vin")]
+    run = make_run(tmp_path / "run", {"Vin": (text, asked)})
+    metrics = read(run / "metrics.json")
+    assert squad.headline(metrics)["exact"] == 100 > metrics["exact"]
+    assert main([str(run)]) == 0
+    cards = re.search(r'<dl class="cards">.*?</dl>', read_page(run), re.DOTALL)[0]
+    assert "EM, always answering</dt><dd>100.00" in cards
 
 
 def test_a_threshold_far_beyond_all_odds(tmp_path):

@@ -3,9 +3,11 @@
 Needs what chromium.py says.
 """
 
+import gzip
 import re
 
 import pytest
+from helpers import DATA
 from reports import EVIL, URDU, VIN, make_run, question
 
 pytest.importorskip("chromium")
@@ -22,8 +24,13 @@ UNBROKEN = "x" * 300
 def address(tmp_path_factory):
     many = [question(f"n{i}", VIN, "Kelsier", "Luthadel", "") for i in range(WRONG)]
     many += [question("evil", VIN, EVIL, "books", ""), question("silent", VIN, "Luthadel", "", "Elend")]
+    known = [
+        line.split("\t") for line in gzip.decompress((DATA / "dev-causes.tsv.gz").read_bytes()).decode().splitlines()
+    ]
+    one_of_each = {cause: id for id, cause in known}.values()  # for the chart by cause, whose names are the longest
     texts = {
         "Vin": (VIN, many),
+        "Causes": (VIN, [question(id, VIN, "", "", "Elend") for id in one_of_each]),
         "Lahore": (URDU, [question("invented", URDU, "", URDU[:5], "")]),
         UNBROKEN: (UNBROKEN, [question("long", UNBROKEN, "", UNBROKEN, "")]),
     }

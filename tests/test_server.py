@@ -12,6 +12,7 @@ from helpers import check_digests
 
 import minibert.qa.server
 import minibert.qa.together
+from minibert.qa import __main__ as command
 from minibert.qa.__main__ import parse_options
 from minibert.qa.server import MAX_BODY, make_server
 
@@ -86,6 +87,16 @@ def test_a_client_may_say_how_many_questions_have_an_answer(port):
     for bad in ("0.9", True, [0.9]):
         status, content = ask(port, asked | {"answerable": bad})
         assert (status, "expected a number such as 0.9" in content["error"]) == (400, True)
+
+
+def test_a_threshold_of_ones_own_leaves_the_page_without_a_slider(monkeypatch):
+    """The saved share of answerable questions belongs to the saved threshold."""
+    seen = []
+    monkeypatch.setattr(command, "load_reader", lambda *_, **settings: seen.append(settings))
+    monkeypatch.setattr(command, "serve", lambda *_: 0)
+    for more in ([], ["--null-threshold", "3"], ["--answerable", "0.9"]):
+        assert command.main(["--serve", *more]) == 0
+    assert seen == [{}, {"null_threshold": 3.0, "null_scale": None}, {"answerable": 0.9}]
 
 
 def test_the_page_starts_at_the_share_that_the_reader_expects():

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from squad import WindowPredictions, apply_threshold, best_spans, decode, make_windows, span_loss
-from squad.spans import CERTAIN, Predictions
+from squad.spans import CERTAIN, Predictions, best_first, probabilities
 
 
 def random_case(seed, B=3, T=11):
@@ -187,6 +187,17 @@ def test_threshold():
     assert apply_threshold(predictions, 1.0) == {"x": "a", "y": ""}
     assert apply_threshold(predictions, 2.0) == {"x": "a", "y": "b"}
     assert apply_threshold(predictions, -1.0) == {"x": "", "y": ""}
+
+
+@given(st.floats(-20, 20), st.floats(-20, 20), st.floats(-20, 20))
+def test_the_most_probable_entry_is_what_the_threshold_decides(null, span, other):
+    """Also at a threshold that equals the null odds of the question, as a tuned one does for some question."""
+    texts = [{"text": text, "score": score, "start": 0, "end": 1} for text, score in (("vin", span), ("a", other))]
+    entries = sorted([*texts, {"text": "", "score": null, "start": None, "end": None}], key=lambda e: -e["score"])
+    odds = null - max(span, other)
+    for threshold in (odds, odds + 1, odds - 1):
+        best = entries[best_first(entries, probabilities(entries, threshold, 1.7, 0.5))[0]]
+        assert (best["text"] == "") == (odds > threshold)
 
 
 def test_loss_of_each_window_is_what_the_mean_is_of():

@@ -1,5 +1,6 @@
 """experiments/sweep.py: its search space, which trials count, and whole sweeps on a tiny model."""
 
+import shlex
 import types
 from pathlib import Path
 
@@ -54,8 +55,11 @@ def test_a_sweep_reports_its_best_and_goes_on(tiny, tmp_path, capsys):
     assert [row["number"] for row in rows] == [0, 1]
     best = max((row for row in rows if row["f1"] is not None), key=lambda row: row["f1"])
     line = capsys.readouterr().out.strip().splitlines()[-1]
-    assert line.strip().startswith(f"python train.py --learning-rate {best['learning-rate']:.4g}")
-    parse(line.split()[2:])
+    python, script, *pasted = shlex.split(line)
+    assert (python, script) == ("python", "train.py")
+    options = parse(pasted).options
+    assert options.learning_rate == pytest.approx(best["learning-rate"], rel=1e-3)
+    assert (options.train, options.dev) == (str(tiny / "squad.json"),) * 2
 
 
 def test_a_run_that_lags_behind_is_stopped(tiny, tmp_path):

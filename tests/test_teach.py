@@ -9,7 +9,9 @@ import torch
 from helpers import everything, flags, gradients_of_step, letter_tokenizer, make_run, options_of, sigterm_at, write_tiny
 from safetensors.torch import load_file, save_file
 
+import lora
 import minibert
+import minirun
 import squad
 import train
 from minibert.qa import load_model, teachers
@@ -180,3 +182,23 @@ def test_a_teacher_with_another_vocabulary_or_too_few_positions_is_refused(tiny,
         ValueError, match=f"teacher {tmp_path / 'short'}: windows of 40 tokens, but this model has 20 positions"
     ):
         make_run(options_of(flags(tiny, tmp_path / "unused", "--teachers", f"{tiny}, {tmp_path / 'short'}")))
+
+
+def test_teachers_are_known_by_what_is_on_disk_and_keep_their_heads_in_float32(
+    run, tiny, tokenizer, windows, monkeypatch
+):
+    """Merging rounds differently on other processors, and logits in bfloat16 have 8 bits."""
+    asked = teachers.load_teachers(str(run), tokenizer, 40)
+    unmerged, _, _ = load_model(run, merged=False)
+    expected = minirun.fingerprint(unmerged.requires_grad_(False), str(unmerged.config))
+    seen = []
+    monkeypatch.setattr(
+        teachers, "soft_targets", lambda models, *_: seen.extend(models) or soft_targets(models, windows)
+    )
+    place = torch.device("cpu"), torch.bfloat16, minirun.Processes()
+    _, found = teachers.ask_teachers(asked, windows, *place)
+    assert list(found.values()) == [expected]
+    (teacher,) = seen
+    assert not list(lora.lora_layers(teacher))
+    assert {p.dtype for p in teacher.qa_outputs.parameters()} == {torch.float32}
+    assert {p.dtype for p in teacher.bert.parameters()} == {torch.bfloat16}

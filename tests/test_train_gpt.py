@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from helpers import ROOT, checkpoint_of, read, read_log
 
 import minigpt
 import minigpt.small
+import minihub
 import minirun
 import squad
 import train_gpt
@@ -217,6 +220,33 @@ def test_options_reach_the_adapter_and_its_file(text, tiny, tmp_path):
     config = read(out / "adapter" / "adapter_config.json")
     assert (config["lora_dropout"], config["lora_alpha"], config["revision"]) == (0.25, 6.0, "v7")
     assert config["fan_in_fan_out"] is True  # as PEFT has to know to merge into GPT-2's transposed matrices
+
+
+def test_a_run_without_a_model_says_how_to_go_on_and_asks_nobody(answers, tmp_path, monkeypatch):
+    """`run/model` looks like a hub id where the run's name has no slash."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(minihub.hub, "_download", None)
+    Path("run").mkdir()
+    shutil.copy(answers / "config.json", "run")
+    with pytest.raises(
+        ValueError, match=r"^run: this run has saved no model yet; continue it: python train_gpt\.py --resume run$"
+    ):
+        load_writer("run")
+
+
+@pytest.mark.parametrize(
+    ("question", "context", "message"),
+    [(" ", "vin", "blank"), ("caf\udce9", "vin", "not valid Unicode"), ("who", "caf\udce9", "not valid Unicode")],
+)
+def test_what_cannot_be_asked_of_a_writer(answers, question, context, message):
+    with pytest.raises(ValueError, match=message):
+        load_writer(answers, device="cpu")(question, context)
+
+
+def test_a_text_that_is_not_utf_8_is_named(answers, tmp_path):
+    (tmp_path / "latin1.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(ValueError, match=r"latin1\.txt: not UTF-8 text \(byte 3\)"):
+        ask(["--model", str(answers), "--context", str(tmp_path / "latin1.txt"), "--question", "who"])
 
 
 def test_the_dev_loss_is_of_all_answer_tokens_alike(answers, monkeypatch):

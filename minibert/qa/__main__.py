@@ -27,7 +27,7 @@ from tqdm import tqdm
 import squad
 from minibert.qa.load import SHIPPED, export, load_reader
 from minibert.qa.server import make_server, response
-from minihub import write_json
+from minihub import read_text, write_json
 from minirun import Parser, keep_freed_memory, progress_bar, run_command
 from minirun.hardware import PRECISIONS
 from squad.words import marked_sentence, printable
@@ -44,6 +44,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     asked = {"null_threshold": options.null_threshold, "answerable": options.answerable}
     given = {name: value for name, value in asked.items() if value is not None}
+    if options.null_threshold is not None:
+        given["null_scale"] = None  # it moves the saved threshold, so the page has no slider
     reader = load_reader(options.model, options.revision, options.device, options.precision, **given)
     if options.serve:
         return serve(reader, options.host, options.port)
@@ -98,7 +100,8 @@ def check_options(options: argparse.Namespace, error: Callable[[str], None]) -> 
         error("--context - needs --question: standard input cannot hold both the text and the questions")
     for flag, needed in (("question", "context"), ("output", "batch"), ("json", "context"), ("onnx", "export"),
                          ("host", "serve"), ("port", "serve")):  # fmt: skip
-        if getattr(options, flag) not in (None, False) and getattr(options, needed) in (None, False):
+        given, wanted = (getattr(options, name) for name in (flag, needed))
+        if given is not None and given is not False and (wanted is None or wanted is False):
             error(f"--{flag} needs --{needed}")
     usual = {"top_k": 1, "answerable": None, "null_threshold": None, "device": "auto", "precision": "auto"}
     for flag, value in usual.items():
@@ -110,6 +113,8 @@ def check_options(options: argparse.Namespace, error: Callable[[str], None]) -> 
         error(f"--port is {options.port}, expected 0 to 65535")
     if options.output and not Path(options.output).absolute().parent.is_dir():
         error(f"--output is {options.output}, but there is no folder {Path(options.output).parent}")
+    if options.output and Path(options.output).is_dir():
+        error(f"--output is {options.output}, a folder, expected the name of a file")
     files = options.output, options.batch
     if None not in files and all(map(os.path.exists, files)) and os.path.samefile(*files):
         error(f"--output is the file that --batch reads, {options.batch}: it would be overwritten")
@@ -117,14 +122,6 @@ def check_options(options: argparse.Namespace, error: Callable[[str], None]) -> 
 
 def is_squad(name: str | None) -> bool:
     return name is not None and name.endswith((".json", ".json.gz"))
-
-
-def read_text(name: str) -> str:
-    try:
-        raw = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{name}: not UTF-8 text (byte {error.start}), convert it first") from error
 
 
 def answer(reader: squad.Reader, context: str, question: str, options: argparse.Namespace) -> None:

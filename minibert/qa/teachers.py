@@ -3,6 +3,7 @@
 import torch
 from tokenizers import Tokenizer
 
+import lora
 import squad
 from minibert import BertForQuestionAnswering
 from minibert.qa.load import load_model
@@ -29,13 +30,13 @@ def load_teachers(names: str, tokenizer: Tokenizer, max_length: int) -> dict[str
 def load_teacher(name: str, tokenizer: Tokenizer, max_length: int) -> BertForQuestionAnswering:
     """The model of one name, checked as `load_teachers` promises."""
     try:
-        model, own, _ = load_model(name)
+        model, own, _ = load_model(name, merged=False)
         check_fit(own, model.config.vocab_size, model.config.longest_sequence, max_length)
     except ValueError as error:
         raise ValueError(f"teacher {name}: {error}") from error
     if own.get_vocab() != tokenizer.get_vocab():
         raise ValueError(f"teacher {name}: it has another vocabulary than the model to train, so ids mean other words")
-    return model.requires_grad_(False).eval()  # so that its fingerprint is of all weights
+    return model.requires_grad_(False).eval()  # so that its fingerprint is of all weights, as they are on disk
 
 
 def ask_teachers(
@@ -58,6 +59,8 @@ def ask_teachers(
 
     def ask() -> SoftTargets:
         for model in teachers.values():
+            lora.remove_lora(model)
+            model.qa_outputs.requires_grad_(True)  # stays in float32, as in training
             prepare_frozen(dtype, model.to(device))
         with autocast(device, dtype):
             return soft_targets(list(teachers.values()), windows, device, progress)

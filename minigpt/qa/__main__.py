@@ -1,12 +1,11 @@
 """Ask a text, and let GPT-2 write the answer: python -m minigpt.qa --model RUN --context FILE --question TEXT."""
 
 import argparse
-import sys
-from pathlib import Path
 
 import torch
 
 from minigpt.qa.writer import load_writer
+from minihub import read_text
 from minirun import Parser, run_command
 from squad.words import printable
 
@@ -24,8 +23,8 @@ def main(argv: list[str] | None = None) -> int:
     add("--temperature", metavar="X", type=float, help="of top-k and top-p; below 1 is bolder (1.0)")
     add("--seed", metavar="N", type=int, help="of top-k and top-p (0)")
     options = parser.parse_args(argv)
-    context = sys.stdin.read() if options.context == "-" else Path(options.context).read_text(encoding="utf-8-sig")
-    answer = load_writer(options.model, device="cpu")(options.question, context, **decoding_of(parser, options))
+    decoding, context = decoding_of(parser, options), read_text(options.context)
+    answer = load_writer(options.model, device="cpu")(options.question, context, **decoding)
     print(printable(answer) or "the text does not say")
     return 0
 

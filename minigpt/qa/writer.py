@@ -13,6 +13,7 @@ import squad
 from minihub import load_tokenizer, read_object
 from minirun import autocast, choose_device, choose_precision, prepare_frozen
 from squad.prompts import Prompts, collate_prompts, make_prompts
+from squad.reader import pairs_of
 
 ROWS = 16  # prompts answered together
 
@@ -69,8 +70,10 @@ class Writer:
     def __call__(self, question: str, context: str, **decoding) -> str:
         """One answer. decoding: temperature, top_k, top_p and generator, see `minigpt.generate`; greedy without.
 
-        Raises DataError when the question leaves no room for the context.
+        Raises DataError when the question leaves no room for the context; ValueError when it is blank, or one of the
+        two is not valid Unicode.
         """
+        pairs_of(question, context)
         (text,) = self.answer([squad.Example("the question", question, context, (), True, "")], **decoding)
         return text
 
@@ -89,8 +92,10 @@ def load_trained(run: str | Path) -> tuple[minigpt.GPT2LMHead, Tokenizer]:
 
     Raises ValueError or OSError that says what is wrong with the run.
     """
-    adapter, whole = Path(run) / "adapter", Path(run) / "model"
+    adapter, whole = Path(run) / "adapter", (Path(run) / "model").resolve()  # absolute, so that it is no hub id
     if not adapter.is_dir():
+        if not whole.is_dir():
+            raise ValueError(f"{run}: this run has saved no model yet; continue it: python train_gpt.py --resume {run}")
         return minigpt.load_pretrained(whole), load_tokenizer(whole)
     base, revision, _ = lora.base_of(adapter)
     model = minigpt.load_pretrained(base, revision or None)

@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
             changed = f"the text without: {sentence_around(old.context, first.start, first.end)}"
         print(f"{printable(old.question)}  ({printable(first.text)})\n  -> {printable(changed)}\n")
     if len(made) < 2 * options.count:
-        print(f"no more than these {len(made)} can be made from this file")
+        print(f"these {len(made)} instead of {2 * options.count}: of one kind or both no more could be made")
     return 0
 
 

@@ -95,16 +95,17 @@ def line_chart(
 
 def bar_chart(name: str, title: str, description: str, rows: Sequence[dict]) -> str:
     """EM and F1 of each group as a pair of bars. rows: as `scores_by_group` gives them, one at least."""
-    frame = Frame((0, 100), (0, 1), LABELS, TOP + ROW * len(rows) + BOTTOM)
+    left = max(LABELS, 16 + 8 * max(len(row["name"]) for row in rows))  # the widest letters of the font are 8 wide
+    frame = Frame((0, 100), (0, 1), left, TOP + ROW * len(rows) + BOTTOM)
     parts = [_axes(frame, "%", "", x_ticks=[0, 25, 50, 75, 100], y_ticks=[])]
     for i, row in enumerate(rows):
         top = TOP + ROW * i + 3
-        parts.append(f'<text x="{LABELS - 8}" y="{top + 12}" text-anchor="end">{escape(row["name"])}</text>')
+        parts.append(f'<text x="{left - 8}" y="{top + 12}" text-anchor="end">{escape(row["name"])}</text>')
         count = f"{row['count']:,}"
-        parts.append(f'<text class="small" x="{LABELS - 8}" y="{top + 25}" text-anchor="end">{count}</text>')
+        parts.append(f'<text class="small" x="{left - 8}" y="{top + 25}" text-anchor="end">{count}</text>')
         for k, value in enumerate((row["exact"], row["f1"])):
-            y, width = top + 14 * k, frame.x(value) - LABELS
-            parts.append(f'<rect class="s{k}" x="{LABELS}" y="{y}" width="{width:.1f}" height="12"/>')
+            y, width = top + 14 * k, frame.x(value) - left
+            parts.append(f'<rect class="s{k}" x="{left}" y="{y}" width="{width:.1f}" height="12"/>')
             inside = value > 85
             x, anchor = (frame.x(value) - 4, "end") if inside else (frame.x(value) + 4, "start")
             look = "small over" if inside else "small"

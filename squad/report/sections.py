@@ -105,7 +105,9 @@ def calibration(run: RunFiles, exact: np.ndarray) -> tuple[str, str]:
         bins = numbers.reliability(confidence, exact)
         said = f"Expected calibration error {trust[error]:.1%}."
         if name == "after" and "ece_crossfit" in trust:
-            said += f" Cross-fitted, as no question has a say in its own calibration, {trust['ece_crossfit']:.1%}."
+            said += (
+                f" {trust['ece_crossfit']:.1%} with temperature and bonus of other articles (the threshold is of all)."
+            )
         parts.append(figure(title, reliability_chart(f"calibration-{name}", title, said, bins), said))
         tables.append(_bins_table(title, bins))
     tables = f'<details class="wide"><summary>The bins as tables</summary>{"".join(tables)}</details>'
@@ -155,7 +157,8 @@ def groups(run: RunFiles, windows: np.ndarray | str, exact: np.ndarray, f1: np.n
         names = [causes[run.examples[i].id] for i in of_each]
         rows = numbers.scores_by_group(names, list(CAUSES.values()), exact[of_each], f1[of_each])
         said = (
-            "Of the questions without an answer, as people judged: the share left alone. Under each name their number."
+            "Of the questions without an answer, as people judged: the share left alone at this threshold. Under each "
+            "name their number."
         )
         title = "By why there is no answer"
         figures.append(figure(title, bar_chart("by-cause", title, f"{said} {_told(rows)}", rows), said))
