@@ -149,4 +149,4 @@ def test_the_command_shows_old_and_new(capsys):
     assert len(lines) == 12
     assert lines[1].startswith("  -> ") and lines[10].startswith("  -> the text without: ")
     assert main([str(ROOT / "data" / "dev.json.gz"), "--count", "100000"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1].startswith("no more than these ")
+    assert capsys.readouterr().out.splitlines()[-1].startswith("these ")
