@@ -60,13 +60,12 @@ def fused_attention_pays(q: torch.Tensor, dropout: float) -> bool:
     """Whether PyTorch's fused attention is faster than one operation per line, for queries `q` (..., T, D).
 
     Always but on a CPU. There its dropout is slow, and so is its backward pass in 16 bits. With AMX it was faster in
-    all else that was measured, on an AMD EPYC without it only in float32, without gradients, and for more than one
-    query a row (docs/log.md).
+    all else that was measured, on AMD EPYCs without it only in float32 and for more than one query a row (docs/log.md).
     """
     if q.device.type != "cpu":
         return True
     wide, trains = q.dtype.itemsize > 2, q.requires_grad
-    return not dropout and ((wide or not trains) if HAS_AMX else (wide and not trains and q.size(-2) > 1))
+    return not dropout and ((wide or not trains) if HAS_AMX else (wide and q.size(-2) > 1))
 
 
 def keep_freed_memory() -> bool:
