@@ -30,7 +30,8 @@ def main(argv: Sequence[str]) -> int:
         for kind, (made, rates) in KINDS.items()
         for rate in rates
     }
-    data = common.prepare_data(options, tried.values())
+    # Losses are listed by epoch, so there must be one evaluation in each.
+    data = common.prepare_data(options, [*tried.values(), ["--eval-every"]])
     runs = {}
     for (kind, rate), flags in tqdm(tried.items(), desc="compare", unit="run"):
         folder = options.output / f"{kind}-{rate:g}"

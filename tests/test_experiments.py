@@ -149,6 +149,8 @@ def test_no_run_begins_before_all_flags_are_known_to_be_free(tiny, tmp_path):
     """--null-weight is changed by the last runs of `recipe` only."""
     with pytest.raises(ValueError, match="--null-weight after --: this experiment sets that itself"):
         recipe.main([*on_tiny(tiny, "--output", str(tmp_path)), "--null-weight", "2"])
+    with pytest.raises(ValueError, match="--eval-every after --: this experiment sets that itself"):
+        compare.main([*on_tiny(tiny, "--output", str(tmp_path)), "--eval-every", "20"])
     assert not list(tmp_path.iterdir())
 
 
