@@ -8,7 +8,8 @@ class Worker:
     """One process; while another one works, it waits, so that neither shares memory or settings with the other.
 
     Args: prepare: called in the new process as prepare(*arguments); returns the function that answers each `ask`.
-        It must be importable by name, and its arguments picklable.
+        It must be importable by name, and its arguments picklable. Its ValueError or OSError is raised here, as a
+        ValueError.
     """
 
     def __init__(self, prepare: Callable, *arguments):

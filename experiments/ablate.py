@@ -42,10 +42,9 @@ def main(argv: Sequence[str]) -> int:
         parser.error("--ranks changes nothing with --five or --gpt: their ranks are fixed")
     if options.five and options.gpt:
         parser.error("--five changes nothing with --gpt, which has five of its own")
-    if any(word.split("=")[0] == "--learn" for word in options.flags):
-        parser.error("--learn after --: these runs learn answers")
     runs = {setting: flags_of(*setting, options.gpt) for setting in settings(options)}
-    data = common.prepare_data(options, runs.values(), may_change=("ranks", "rates", "five"))
+    # The runs learn answers, so --learn is refused as well.
+    data = common.prepare_data(options, [*runs.values(), ["--learn"]], may_change=("ranks", "rates", "five"))
     script = "train_gpt.py" if options.gpt else "train.py"
     rows = []
     for (rank, alpha, rate, targets), flags in tqdm(runs.items(), desc="ablate", unit="run"):

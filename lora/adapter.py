@@ -8,7 +8,6 @@ import json
 import logging
 import math
 import re
-import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from lora.inject import freeze, lora_layers, wrap
 from lora.linear import LoRALinear
-from minihub import all_finite, read_object
+from minihub import all_finite, is_number, read_object
 
 PREFIX = "base_model.model."
 # Fields of adapter_config.json that do not change how the stored tensors act on the base.
@@ -201,7 +200,7 @@ def _check_supported(config: dict) -> None:
         raise AdapterError(f"adapter: alpha_pattern is a {type(patterns).__name__}, expected an object")
     numbers = {"lora_alpha": config.get("lora_alpha"), "lora_dropout": config.get("lora_dropout") or 0.0}
     for name, value in (numbers | {f"alpha_pattern {key!r}": value for key, value in patterns.items()}).items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+        if not is_number(value):
             raise AdapterError(f"adapter: {name} is {value!r}, expected a number")
 
 

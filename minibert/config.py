@@ -1,12 +1,11 @@
 """BertConfig: the sizes of a BERT encoder, under the names of `config.json`."""
 
 import dataclasses
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from minibert.families import FAMILIES, Family
-from minihub import CheckpointError, read_object
+from minihub import CheckpointError, is_number, read_object
 
 ACTIVATIONS = ("gelu", "relu")
 
@@ -46,9 +45,9 @@ class BertConfig:
             least, most = int(self.family.segments or name != "type_vocab_size"), _MOST.get(name, 2**20)
             self._require(name, least <= getattr(self, name) <= most, f"{least} to {most:,}")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
-            self._require(name, _is_number(getattr(self, name)) and 0 <= getattr(self, name) < 1, "in [0, 1)")
+            self._require(name, is_number(getattr(self, name)) and 0 <= getattr(self, name) < 1, "in [0, 1)")
         for name in ("initializer_range", "layer_norm_eps"):
-            self._require(name, _is_number(getattr(self, name)) and getattr(self, name) > 0, "above 0")
+            self._require(name, is_number(getattr(self, name)) and getattr(self, name) > 0, "above 0")
         self._require("pad_token_id", 0 <= self.pad_token_id < self.vocab_size, "an id below vocab_size")
         self._require("hidden_act", self.hidden_act in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}")
         divides = self.hidden_size % self.num_attention_heads == 0
@@ -128,7 +127,3 @@ _INTEGERS = (*_SIZES, "pad_token_id")
 
 def _is_int(value) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

@@ -1,11 +1,10 @@
 """GPT2Config: the sizes of a GPT-2, under the names of `config.json`."""
 
 import dataclasses
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from minihub import CheckpointError, read_object
+from minihub import CheckpointError, is_number, read_object
 
 # Limits far beyond any GPT-2: a larger value is a mistake, and would take long before the weights are found not to fit.
 _MOST = {"vocab_size": 2**24, "n_layer": 256, "n_embd": 2**20, "n_head": 2**20, "n_positions": 2**20, "n_inner": 2**20}
@@ -45,9 +44,9 @@ class GPT2Config:
                 name, (name == "n_inner" and value is None) or (whole and 1 <= value <= most), f"1 to {most:,}"
             )
         for name in ("embd_pdrop", "attn_pdrop", "resid_pdrop"):
-            self._require(name, _is_number(getattr(self, name)) and 0 <= getattr(self, name) < 1, "in [0, 1)")
+            self._require(name, is_number(getattr(self, name)) and 0 <= getattr(self, name) < 1, "in [0, 1)")
         for name in ("layer_norm_epsilon", "initializer_range"):
-            self._require(name, _is_number(getattr(self, name)) and getattr(self, name) > 0, "above 0")
+            self._require(name, is_number(getattr(self, name)) and getattr(self, name) > 0, "above 0")
         self._require("n_head", self.n_embd % self.n_head == 0, f"a divisor of n_embd, {self.n_embd}")
         eos = self.eos_token_id
         self._require("eos_token_id", isinstance(eos, int) and 0 <= eos < self.vocab_size, "an id below vocab_size")
@@ -84,7 +83,3 @@ class GPT2Config:
     def to_dict(self) -> dict:
         """The fields, with the names by which transformers finds the architecture."""
         return {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], **_ONLY, **dataclasses.asdict(self)}
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

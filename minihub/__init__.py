@@ -6,6 +6,7 @@ Nothing here knows an architecture: minibert, and any model beside it, says whic
 from minihub.files import (
     CheckpointError,
     atomic_write,
+    is_number,
     json_type,
     only_writer,
     parse_object,
@@ -19,6 +20,6 @@ from minihub.tokenizer import check_fit, load_tokenizer
 
 __all__ = [
     "CheckpointError", "all_finite", "atomic_write", "check_fit", "check_tensors", "copy_tensors", "find_model",
-    "json_type", "load_tokenizer", "only_writer", "parse_object", "read_object", "read_text", "tensor_shapes",
-    "write_json",
+    "is_number", "json_type", "load_tokenizer", "only_writer", "parse_object", "read_object", "read_text",
+    "tensor_shapes", "write_json",
 ]  # fmt: skip

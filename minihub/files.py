@@ -29,6 +29,14 @@ def json_type(value: object) -> str:
     return JSON_TYPES.get(type(value), f"a Python {type(value).__name__}")
 
 
+def is_number(value: object) -> bool:
+    """Whether a JSON value is a number within the range of a float: not a bool, NaN or infinity.
+
+    math.isfinite would raise OverflowError for a whole number of 400 digits.
+    """
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
 def read_text(name: str) -> str:
     """The text of this file, or of standard input for "-", without a byte order mark.
 

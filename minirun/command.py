@@ -84,14 +84,12 @@ def parse_command(argv: list[str] | None, options: type, prog: str, description:
 def check_free(folder: Path, command: Command) -> None:
     """Raise ValueError when a run is in the folder that this command would write into, but for the one it resumes.
 
-    An evaluation may take the place of another one, not of a run.
+    An evaluation may take the place of another one, not of a run or a model.
     """
-    held, evaluated = (folder / "config.json").exists(), (folder / "metrics.json").exists()
-    if command.evaluate and held and not evaluated and not _is_run(folder):
-        raise ValueError(f"{folder} holds a config.json that no evaluation wrote: choose another --output")
-    taken = _is_run(folder) if command.evaluate else held
+    evaluation = (folder / "metrics.json").exists() and not _is_run(folder)
+    taken = (folder / "config.json").exists() and not (command.evaluate and evaluation)
     if taken and not command.resume:
-        raise ValueError(f"{folder} already holds a run: --resume it, or choose another --output")
+        raise ValueError(f"{folder} already holds a run or a model: --resume a run, or choose another --output")
 
 
 def _is_run(folder: Path) -> bool:

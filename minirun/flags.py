@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from minihub import is_number
 from minirun.hardware import explain_out_of_memory
 
 RANGE = {
@@ -48,13 +49,13 @@ def check_values(options) -> None:
             raise ValueError(f"{flag} is {value[:60]!r}, expected one of {', '.join(limits['choices'])}")
         if "pattern" in limits and not re.fullmatch(limits["pattern"], value):
             raise ValueError(f"{flag} is {value[:60]!r}, expected {limits['expected']}")
-        if isinstance(value, int | float):
+        if isinstance(value, int | float) and not isinstance(value, bool):
             _check_range(flag, value, limits)
 
 
 def _check_range(flag: str, value: float, limits: typing.Mapping) -> None:
     given = [(holds, words, limits[name]) for name, (holds, words) in RANGE.items() if name in limits]
-    if not abs(value) <= sys.float_info.max or not all(holds(value, limit) for holds, _, limit in given):
+    if not is_number(value) or not all(holds(value, limit) for holds, _, limit in given):
         expected = " and ".join(f"{words} {limit}" for _, words, limit in given)
         raise ValueError(f"{flag} is {value}, expected {expected or 'a finite number'}")
 
@@ -105,7 +106,7 @@ def run_command(main: Callable[[], int], name: str | None = None) -> typing.NoRe
     Args: name: how the line begins; the script's file name by default.
     """
     try:
-        with explain_out_of_memory("this command", "lower --batch-size or --max-length where there are these options"):
+        with explain_out_of_memory("this machine", "lower --batch-size or --max-length where the command has them"):
             status = main()
         sys.exit(status)
     except (ValueError, OSError, MemoryError) as error:

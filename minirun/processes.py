@@ -74,12 +74,19 @@ class Processes:
             dist.barrier()
 
 
+def _local_rank() -> int:
+    """This process's number among those of its machine."""
+    if "LOCAL_RANK" not in os.environ:
+        raise ValueError("WORLD_SIZE is set and LOCAL_RANK is not: start the processes with torchrun")
+    return int(os.environ["LOCAL_RANK"])
+
+
 @contextlib.contextmanager
 def join_processes(device: torch.device) -> Iterator[tuple[Processes, torch.device]]:
     """Connect to the other processes that torchrun started, if it started any.
 
     Yields the Processes and this process's device: with CUDA, each process of a machine takes a GPU of its own.
-    Raises ValueError when there are fewer GPUs than processes.
+    Raises ValueError when there are fewer GPUs than processes, or the launcher does not number them.
     """
     size = int(os.environ.get("WORLD_SIZE", 1))
     if size == 1:
@@ -87,7 +94,7 @@ def join_processes(device: torch.device) -> Iterator[tuple[Processes, torch.devi
         return
     backend = "gloo"
     if device.type == "cuda":
-        number, available = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+        number, available = _local_rank(), torch.cuda.device_count()
         if number >= available:
             raise ValueError(f"process {number} of this machine has no GPU: start at most {available} processes here")
         device, backend = torch.device("cuda", number), "nccl"

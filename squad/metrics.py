@@ -190,10 +190,10 @@ def bootstrap_interval(
     Questions about one article succeed and fail together, so drawing single questions would make the interval too
     narrow (Efron and Tibshirani 1993, chapter 13). Where all are about one article, its texts are drawn.
     """
-    titles, drawn_as_one = np.unique([example.title for example in examples], return_inverse=True)
+    titles, group = np.unique([example.title for example in examples], return_inverse=True)
     if len(titles) == 1:
-        _, drawn_as_one = np.unique([example.context for example in examples], return_inverse=True)
-    totals, sizes = np.bincount(drawn_as_one, weights=scores), np.bincount(drawn_as_one)
+        _, group = np.unique([example.context for example in examples], return_inverse=True)
+    totals, sizes = np.bincount(group, weights=scores), np.bincount(group)
     drawn = np.random.default_rng(seed).integers(0, len(sizes), (samples, len(sizes)))
     means = totals[drawn].sum(1) / sizes[drawn].sum(1)
     low, high = np.percentile(means, [2.5, 97.5])

@@ -176,7 +176,7 @@ def test_dev_is_reported_at_the_threshold_of_the_held_out_part():
         (ablate, ["--five", "--ranks", "2"], "--ranks changes nothing with --five or --gpt"),
         (ablate, ["--gpt", "x", "--ranks", "2"], "--ranks changes nothing with --five or --gpt"),
         (ablate, ["--gpt", "x", "--five"], "--five changes nothing with --gpt"),
-        (ablate, ["--gpt", "x", "--", "--learn", "text"], "--learn after --"),
+        (ablate, ["--gpt", "x", "--", "--learn", "text"], "--learn after --: this experiment sets that itself"),
         (teach, ["--train", "excerpt"], "--train excerpt: each run would take as much of it as it has time for"),
     ],
 )

@@ -185,3 +185,10 @@ def test_a_process_that_fails_ends_the_job_and_says_why(tiny, tmp_path):
     done = torchrun(*flags(tiny, tmp_path / "run", "--epochs", "1000"), what="fail", at=3)
     assert done.returncode != 0
     assert "(process 1): the disk of this machine is gone" in done.stderr
+
+
+def test_a_launcher_that_does_not_number_the_processes_is_told(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    with pytest.raises(ValueError, match="LOCAL_RANK is not: start the processes with torchrun"):
+        minirun.join_processes(torch.device("cuda")).__enter__()

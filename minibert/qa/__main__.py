@@ -100,8 +100,7 @@ def check_options(options: argparse.Namespace, error: Callable[[str], None]) -> 
         error("--context - needs --question: standard input cannot hold both the text and the questions")
     for flag, needed in (("question", "context"), ("output", "batch"), ("json", "context"), ("onnx", "export"),
                          ("host", "serve"), ("port", "serve")):  # fmt: skip
-        given, wanted = (getattr(options, name) for name in (flag, needed))
-        if given is not None and given is not False and (wanted is None or wanted is False):
+        if is_given(options, flag) and not is_given(options, needed):
             error(f"--{flag} needs --{needed}")
     usual = {"top_k": 1, "answerable": None, "null_threshold": None, "device": "auto", "precision": "auto"}
     for flag, value in usual.items():
@@ -118,6 +117,12 @@ def check_options(options: argparse.Namespace, error: Callable[[str], None]) -> 
     files = options.output, options.batch
     if None not in files and all(map(os.path.exists, files)) and os.path.samefile(*files):
         error(f"--output is the file that --batch reads, {options.batch}: it would be overwritten")
+
+
+def is_given(options: argparse.Namespace, name: str) -> bool:
+    """Whether the flag stands on the command line; 0 is a port, and equal to False."""
+    value = getattr(options, name)
+    return value is not None and value is not False
 
 
 def is_squad(name: str | None) -> bool:

@@ -73,7 +73,7 @@ class Writer:
         Raises DataError when the question leaves no room for the context; ValueError when it is blank, or one of the
         two is not valid Unicode.
         """
-        pairs_of(question, context)
+        pairs_of(question, context)  # raises for what cannot be asked
         (text,) = self.answer([squad.Example("the question", question, context, (), True, "")], **decoding)
         return text
 
