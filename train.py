@@ -32,10 +32,9 @@ from squad.reader import settings_of
 from squad.teach import SoftTargets
 from squad.words import show_results
 
-ADVICE = "lower --batch-size (raise --gradient-accumulation-steps to keep the step's size) or --max-length"
 EXCERPT = {"seconds": 320, "least": 2_000, "most": 15_000}  # how many questions a run on it takes
 SLOW = {"batch_size": 4, "max_dev_examples": 700}  # where no more than the least fit: more steps, less to evaluate
-MADE = 1 / 8  # of these questions are made by squad.augment in each of its two ways
+SAMPLE = {"augment": 9_000, "teachers": "shipped"}  # how `--train sample` repeats the shipped adapter's figures
 HEAD = "qa_outputs"  # starts from random weights, so it is trained in full beside the adapters
 
 
@@ -50,8 +49,8 @@ class Options(minirun.RunOptions):
     max_dev_examples: int = option(0, "only the first N; 0: all, of excerpt 700 if slow", least=0, of="dev")
     skip_bad: bool = option(False, "leave out malformed questions instead of stopping at the first", fixed=True)
     answerable_only: bool = option(False, "leave out unanswerable questions, of train and dev", fixed=True)
-    augment: int = option(0, "add N questions made unanswerable; 0: none, in the default run 1/8", least=0, fixed=True)
-    leave_out: int = option(0, "add N whose text lost its answer's sentence; 0: none, as above", least=0, fixed=True)
+    augment: int = option(0, "add N made unanswerable; 0: none, excerpt 1/8, sample 9,000", least=0, fixed=True)
+    leave_out: int = option(0, "add N whose text lost its answer's sentence; 0: none, excerpt 1/8", least=0, fixed=True)
     max_length: int = option(384, "tokens in a window: question, context, special ones", least=1, fixed=True)
     window_overlap: int = option(128, "context tokens that neighbouring windows share", least=0, fixed=True)
     max_question_tokens: int = option(64, "a longer question is cut", least=1, fixed=True)
@@ -60,7 +59,7 @@ class Options(minirun.RunOptions):
     revision: str = option("", "hub commit or tag of the model")
     dropout: float = option(0.0, "dropout inside BERT; slow on a CPU", least=0, below=1)
     compile: bool = option(False, "torch.compile the model: a minute or two before the first step; for GPUs")
-    teachers: str = option("", "trained models, with commas: half of the loss is to score as they do", fixed=True)
+    teachers: str = option("", "half of the loss is to score as these models do; shipped, or none", fixed=True)
     lora_rank: int = option(8, "r, the rank of the updates; 0 trains every weight instead", least=0, fixed=True)
     lora_alpha: float = option(16.0, "the updates are scaled by alpha / r", above=0, fixed=True)
     lora_dropout: float = option(0.0, "dropout on the inputs of the updates", least=0, below=1)
@@ -80,6 +79,12 @@ class Options(minirun.RunOptions):
     scoring: str = option("official", "how answers are compared", choices=("official", "multilingual"))
     language: str = option("", "ISO code of the answers' language, for multilingual scoring",
                            pattern="([a-z]{2,3})?", expected="an ISO code such as ur, or none")  # fmt: skip
+
+    def with_recipe(self) -> "Options":
+        """For a new run: `sample` alone brings its own made questions and teacher; options about these replace both."""
+        given = self.augment or self.leave_out or self.teachers or self.max_train_examples or self.answerable_only
+        known = (self.train, self.model) == ("sample", "minilm")
+        return dataclasses.replace(self, **SAMPLE) if known and not given else self
 
     def resolved(self) -> "Options":
         """The same with the defaults that depend on other options or on the time; ValueError if two contradict."""
@@ -129,13 +134,13 @@ def main(argv: list[str] | None = None) -> int:
 # ------------------------------------------------------------------------------------------ data and model
 def prepare(options: Options, evaluated: Path | None, resume: bool, processes: Processes, device: torch.device) -> Run:
     """Model, tokenizer and data, checked to fit one another. Nothing is written yet, so a mistake leaves no folder."""
+    options = options if evaluated or resume else options.with_recipe()
     minirun.check_tracker("none" if evaluated else options.track)
     minirun.keep_freed_memory()
     torch.manual_seed(options.seed)
     # A mistyped name is found before anything takes time.
     paths = {s: squad.find_data(getattr(options, s), s) for s in ("dev", "train") if s == "dev" or not evaluated}
-    tokenizer = minibert.load_tokenizer(options.model, options.revision or None)
-    model = load_trained(options, evaluated) if evaluated else load_pretrained(options)
+    model, tokenizer = load_model(options, evaluated)
     config, dtype = model.config, minirun.choose_precision(options.precision, device)
     check_fit(tokenizer, config.vocab_size, config.longest_sequence, options.max_length)
     teachers = {} if evaluated else load_teachers(options.teachers, tokenizer, options.max_length)
@@ -158,13 +163,13 @@ def prepare(options: Options, evaluated: Path | None, resume: bool, processes: P
 
 
 def fit_excerpt(options: Options, asked: int, model: nn.Module, device: torch.device, dtype: torch.dtype) -> Options:
-    """The options with as many questions of the excerpt, made ones beside them, and of its dev, as the time allows."""
+    """The options with as many questions of the excerpt, an eighth made in each way, and of dev as the time allows."""
     plan, length = options.resolved(), min(options.max_length, 160)  # about the mean length of a batch
     shape = min(plan.batch_size, squad.tokens_per_pass(device) // length), length
     passes = plan.epochs + asked / 3  # to ask one of the teachers takes a third of a pass
     number = minirun.fit_to_time(passes * minirun.seconds_per_window(model, device, dtype, shape), **EXCERPT)
     slow = number == EXCERPT["least"]
-    usual = dict.fromkeys(("augment", "leave_out"), 0 if slow or options.answerable_only else int(number * MADE))
+    usual = dict.fromkeys(("augment", "leave_out"), 0 if slow or options.answerable_only else number // 8)
     if slow:
         print("that is few: it will begin to find answers, and hardly know when there is none (--max-train-examples)")
         usual |= SLOW if options.dev == "excerpt" else SLOW | {"max_dev_examples": 0}
@@ -182,22 +187,18 @@ def load_data(options: Options, split: str, path: Path, tokenizer: Tokenizer, ta
     return squad.load_dataset(path, tokenizer, sizes, *which, lambda read: augment(read, *made, seed=options.seed))
 
 
-def load_pretrained(options: Options) -> nn.Module:
-    """The pretrained model with a new QA head, and with adapters unless the rank is 0."""
-    model = minibert.load_pretrained(options.model, options.revision or None, options.dropout, missing_head="allow")
-    if options.lora_rank:
+def load_model(options: Options, run: Path | None) -> tuple[nn.Module, Tokenizer]:
+    """What this run trained: base and adapter, or all weights. None: the pretrained model, new adapters and QA head."""
+    source = options.model, options.revision or None
+    if run and not options.lora_rank:
+        source = trained_part(options, run).resolve(), None  # absolute, so that it is no hub id
+    model = minibert.load_pretrained(*source, options.dropout, missing_head="allow")
+    if run and options.lora_rank:
+        lora.load_adapter(model, trained_part(options, run), minibert.checkpoint_names(model.config), HEAD)
+    elif options.lora_rank:
         targets = {"attention": "query,value"}.get(options.lora_targets, options.lora_targets)  # the LoRA paper's
         lora.add_lora(model, options.lora_rank, options.lora_alpha, options.lora_dropout, targets, HEAD)
-    return model
-
-
-def load_trained(options: Options, folder: Path) -> nn.Module:
-    """The model that a run saved: base and adapter, or all weights."""
-    if not options.lora_rank:
-        return minibert.load_pretrained(trained_part(options, folder).resolve())  # absolute, so that it is no hub id
-    model = minibert.load_pretrained(options.model, options.revision or None, missing_head="allow")
-    lora.load_adapter(model, trained_part(options, folder), minibert.checkpoint_names(model.config), HEAD)
-    return model
+    return model, minibert.load_tokenizer(*source)
 
 
 def trained_part(options: Options, folder: Path) -> Path:
@@ -212,7 +213,7 @@ def startup_table(run: Run, batches: list[np.ndarray]) -> str:
     rows = {
         "model": f"{options.model}, {total:,} parameters",
         "trains": f"{trained:,} ({trained / total:.2%}): {adapters if options.lora_rank else 'everything'}",
-        "train": run.train.summary(),
+        "train": run.train.summary() + (f"; taught by: {options.teachers}" if run.taught else ""),
         "dev": run.dev.summary(),
         "batches": f"{options.batch_size} windows x {options.gradient_accumulation_steps}, {waste:.1%} padding",
         "compute": minirun.describe_place(run.device, run.dtype, run.processes.size),
@@ -267,8 +268,7 @@ def training_step(run: Run, model, window_ids: np.ndarray, optimizer, scaler, lr
     """One optimizer step on these windows, each process on its share of them; nothing in it waits for a GPU.
 
     Args: model: run.model as `Processes.wrap` returns it.
-    Returns two scalar tensors: this process's part of the loss, which the processes add up to the mean of the step, and
-    the norm of the gradient before clipping.
+    Returns two scalar tensors: this process's part of the step's mean loss, and the gradient's norm before clipping.
     """
     options, windows, processes = run.options, run.train.windows, run.processes
     limits = options.batch_size, squad.tokens_per_pass(run.device)
@@ -276,7 +276,7 @@ def training_step(run: Run, model, window_ids: np.ndarray, optimizer, scaler, lr
     loss = torch.zeros((), device=run.device)
     for number, (ids, share) in enumerate(passes, start=1):
         batch = squad.collate(windows, ids)
-        with minirun.explain_out_of_memory(batch, ADVICE), processes.gradient_sync(model, now=number == len(passes)):
+        with minirun.explain_out_of_memory(batch), processes.gradient_sync(model, now=number == len(passes)):
             batch = batch.to(run.device)
             with minirun.autocast(run.device, run.dtype):
                 logits = model(batch.input_ids, batch.token_type_ids, batch.attention_mask)

@@ -5,6 +5,7 @@
     python train_gpt.py --model runs/text/model              first it learns to write, then to answer
     python train_gpt.py --evaluate runs/NAME                 score a trained run again, on --dev if given
     python train_gpt.py --resume runs/NAME                   continue after an interruption
+    torchrun --nproc_per_node=2 train_gpt.py ...             the same with several processes: docs/scaling.md
 
 Read it beside train.py: windows have become prompts, the span search has become writing.
 """
@@ -13,8 +14,6 @@ import dataclasses
 import functools
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -35,10 +34,8 @@ from squad.dataset import load_examples
 from squad.prompts import Prompts, answer_loss, collate_prompts, make_prompts, text_chunks
 from squad.words import describe_written
 
-ADVICE = "lower --batch-size (raise --gradient-accumulation-steps to keep the step's size) or --max-length"
 
-
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Options(minirun.RunOptions):
     """Every option but those about the run itself: flags and --help are made from both, config.json keeps them."""
 
@@ -80,7 +77,7 @@ class Options(minirun.RunOptions):
         return dataclasses.replace(self, lora_rank=rank, output=output)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Run:
     """What stays the same from the first step to the last."""
 
@@ -97,31 +94,25 @@ class Run:
     dtype: torch.dtype
     processes: minirun.Processes
 
-    @property
-    def eos_id(self) -> int:
-        return self.model.config.eos_token_id
-
 
 def main(argv: list[str] | None = None) -> int:
     """Parse, prepare, train or evaluate; returns the exit status."""
     command = minirun.parse_command(argv, Options, "train_gpt.py", __doc__.rsplit("\n\n", 1)[0])
     options, evaluated = command.options.resolved(), command.evaluate
-    device = minirun.choose_device(options.device)
-    run = prepare(options, evaluated, device)
-    with minirun.claim_folder(run.folder, command, run.processes):
-        if evaluated:
-            print(describe_written(evaluate(run)))
-            return 0
-        status = train_loop(run, command.resume)
-    if status:
-        print(f"stopped; continue with: python train_gpt.py --resume {run.folder}", file=sys.stderr)
-    else:
-        print(f"everything is in {run.folder}")
+    with minirun.join_processes(minirun.choose_device(options.device)) as (processes, device):
+        run = prepare(options, evaluated, processes, device)
+        with minirun.claim_folder(run.folder, command, processes):
+            metrics = evaluate(run) if evaluated else None
+            status = 0 if evaluated else train_loop(run, command.resume)
+        if processes.is_main and status:
+            print(f"stopped; continue with: python train_gpt.py --resume {run.folder}", file=sys.stderr)
+        elif processes.is_main:
+            print(describe_written(metrics) if evaluated else f"everything is in {run.folder}")
     return status
 
 
 # ------------------------------------------------------------------------------------------ data and model
-def prepare(options: Options, evaluated: Path | None, device: torch.device) -> Run:
+def prepare(options: Options, evaluated: Path | None, processes: minirun.Processes, device: torch.device) -> Run:
     """Model, tokenizer and data, checked to fit one another. Nothing is written yet, so a mistake leaves no folder."""
     minirun.check_tracker("none" if evaluated else options.track)
     minirun.keep_freed_memory()
@@ -140,11 +131,11 @@ def prepare(options: Options, evaluated: Path | None, device: torch.device) -> R
     minirun.prepare_frozen(dtype, model.to(device))
     sizes = options.max_length, model.config.eos_token_id, options.max_answer_tokens
     asked = make_prompts(dev, tokenizer, *sizes) if options.learn == "answers" else None
-    data, place = (train, prompts(dev), asked, dev), (device, dtype, minirun.Processes())
+    data, place = (train, prompts(dev), asked, dev), (device, dtype, processes)
     return Run(options, Path(options.output), model, tokenizer, *data, fingerprints, *place)
 
 
-def load(options: Options, evaluated: Path | None, examples: Sequence[squad.Example]) -> tuple[nn.Module, Tokenizer]:
+def load(options: Options, evaluated: Path | None, examples: list[squad.Example]) -> tuple[nn.Module, Tokenizer]:
     """The model to train, with adapters unless the rank is 0; the one that a run saved; or a small one from nothing."""
     if evaluated:
         return load_trained(evaluated)
@@ -156,7 +147,7 @@ def load(options: Options, evaluated: Path | None, examples: Sequence[squad.Exam
     return model, load_tokenizer(options.model, options.revision or None)
 
 
-def prompts_of(options: Options, tokenizer: Tokenizer, examples: Sequence[squad.Example], eos_id: int) -> Prompts:
+def prompts_of(options: Options, tokenizer: Tokenizer, examples: list[squad.Example], eos_id: int) -> Prompts:
     """What is trained on: questions with their answers, or the text of their contexts."""
     if options.learn == "text":
         return text_chunks(examples, tokenizer, options.max_length, eos_id)
@@ -172,7 +163,7 @@ def startup_table(run: Run) -> str:
         "trains": f"{trained:,} ({trained / total:.2%}): {what}",
         "learns": f"{options.learn}: {len(run.train):,} prompts, {int(run.train.answer_tokens.sum()):,} tokens of them",
         "dev": f"{len(run.dev):,} prompts",
-        "compute": minirun.describe_place(run.device, run.dtype),
+        "compute": minirun.describe_place(run.device, run.dtype, run.processes.size),
         "output": str(run.folder),
     }
     return "\n".join(f"{name:>8}  {value}" for name, value in rows.items())
@@ -192,17 +183,17 @@ def train_loop(run: Run, resume: bool) -> int:
         sync_every=1 if run.device.type == "cpu" or scaler.is_enabled() else 10,
         describe=lambda ids: "the prompts " + ", ".join(map(str, ids)),
     )  # fmt: skip
-    print(startup_table(run))
+    if run.processes.is_main:
+        print(startup_table(run))
     with record, minirun.catch_stop_signals() as stop:
         if record.evaluation_is_due:
             evaluate_and_save(run, record)
         for step in range(record.at.step, record.total_steps):
             epoch, number = divmod(step, record.steps_per_epoch)
             lr = options.learning_rate * minirun.schedule(step - record.at.skipped, record.total_steps, options.warmup)
-            torch.manual_seed(minirun.step_seed(options.seed, step, 0))
+            torch.manual_seed(minirun.step_seed(options.seed, step, run.processes.rank))
             ids = batches(epoch)[number]
             loss, grad_norm = training_step(run, ids, optimizer, scaler, lr)
-
             record.add_step(minirun.Step(step + 1, ids, lr, loss, grad_norm))
             if step + 1 == 50:
                 lora.check_moved(run.model, f"50 steps at --learning-rate {options.learning_rate:g}")
@@ -219,20 +210,20 @@ def train_loop(run: Run, resume: bool) -> int:
 
 
 def training_step(run: Run, ids: np.ndarray, optimizer, scaler, lr: float):
-    """One optimizer step on these prompts; returns the loss per answer token, and the gradient's norm unclipped."""
-    options, loss = run.options, torch.zeros((), device=run.device)
-    total = int(run.train.answer_tokens[ids].sum())
-    for at in range(0, len(ids), options.batch_size):
-        rows = ids[at : at + options.batch_size]
-        batch = collate_prompts(run.train, rows, run.eos_id)
-        with minirun.explain_out_of_memory(f"a batch of {len(rows)} prompts", ADVICE):
-            pass_loss = loss_of(run, batch) * (int(run.train.answer_tokens[rows].sum()) / total)
+    """One optimizer step, each process on its share; returns its part of the mean loss, and the gradient's norm."""
+    options, tokens, loss = run.options, run.train.answer_tokens, torch.zeros((), device=run.device)
+    limits = options.batch_size, squad.tokens_per_pass(run.device)
+    for rows, share in squad.forward_passes(run.train.lengths, ids, *limits, run.processes.rank, run.processes.size):
+        weight = float(tokens[rows].sum() / tokens[ids].sum()) if share else 0.0  # none: more processes than prompts
+        with minirun.explain_out_of_memory(f"a batch of {len(rows)} prompts"):
+            pass_loss = weight * loss_of(run, run.train, rows)
             scaler.scale(pass_loss).backward()
         loss += pass_loss.detach()
     for group in optimizer.param_groups:
         group["lr"] = lr * group["times"]
-    scaler.unscale_(optimizer)  # clipping must see the true gradients, once per step
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    run.processes.sum_gradients(trained)
+    scaler.unscale_(optimizer)  # clipping must see the true gradients, once per step
     grad_norm = nn.utils.clip_grad_norm_(trained, options.max_grad_norm)
     scaler.step(optimizer)
     scaler.update()
@@ -240,8 +231,9 @@ def training_step(run: Run, ids: np.ndarray, optimizer, scaler, lr: float):
     return loss, grad_norm
 
 
-def loss_of(run: Run, batch) -> torch.Tensor:
-    """The mean loss of a batch's answer tokens."""
+def loss_of(run: Run, prompts: Prompts, rows: np.ndarray) -> torch.Tensor:
+    """The mean loss of the answer tokens of these prompts."""
+    batch = collate_prompts(prompts, rows, run.model.config.eos_token_id)
     input_ids, attention_mask, labels = (tensor.to(run.device) for tensor in batch)
     with minirun.autocast(run.device, run.dtype):
         return answer_loss(run.model.transformer(input_ids, attention_mask), labels, run.model.lm_head)
@@ -249,23 +241,31 @@ def loss_of(run: Run, batch) -> torch.Tensor:
 
 # ------------------------------------------------------------------------------------ evaluation and saving
 @torch.no_grad()
-def evaluate(run: Run) -> dict:
-    """The loss on dev and, of answers, EM and F1 of what the model writes; written to the run's folder."""
+def evaluate(run: Run) -> dict | None:
+    """Loss on dev and, of answers, EM and F1 of what each process writes on its share; None but in the main one."""
+    options, processes, losses = run.options, run.processes, np.zeros(len(run.dev))
+    bar = functools.partial(minirun.progress_bar, shown=processes.is_main)
     run.model.eval()
-    order = np.argsort(run.dev.lengths, kind="stable")
-    batches = [order[at : at + ROWS] for at in range(0, len(order), ROWS)]
-    tokens = [int(run.dev.answer_tokens[rows].sum()) for rows in batches]
-    bar = minirun.progress_bar("loss on dev")
-    losses = [float(loss_of(run, collate_prompts(run.dev, rows, run.eos_id))) for rows in bar(batches)]
-    metrics, answers = {"loss": float(np.average(losses, weights=tokens))}, {}
-    if run.options.learn == "answers":
-        settings = run.options.max_answer_tokens, run.options.silence, minirun.progress_bar("answer dev")
+    shards = squad.shard_by_tokens(run.dev.lengths, processes.size)
+    mine = shards[processes.rank]
+    order = mine[np.argsort(run.dev.lengths[mine], kind="stable")]
+    for rows in bar("loss on dev")([order[at : at + ROWS] for at in range(0, len(order), ROWS)]):
+        losses[rows] = float(loss_of(run, run.dev, rows))
+    found = [losses[mine]]
+    if run.asked:
+        asked = Prompts([run.asked.ids[row] for row in mine], run.asked.answer_tokens[mine])
         with minirun.autocast(run.device, run.dtype):
-            written = write_answers(run.model, run.tokenizer, run.asked, *settings)
-        answers = {example.id: text for example, text in zip(run.examples, written, strict=True)}
+            settings = options.max_answer_tokens, options.silence, bar("answer dev")
+            written = write_answers(run.model, run.tokenizer, asked, *settings)
+        found.append(np.array(written, object))
+    run.model.train()
+    if (found := processes.gather_rows(found, shards)) is None:
+        return None
+    metrics, answers = {"loss": float(np.average(found[0], weights=run.dev.answer_tokens))}, {}
+    if run.asked:
+        answers = {example.id: text for example, text in zip(run.examples, found[1], strict=True)}
         metrics |= squad.official_metrics(run.examples, answers)
         metrics["always_empty"] = squad.official_metrics(run.examples, dict.fromkeys(answers, ""))
-    run.model.train()
     with atomic_write(run.folder) as part:
         write_json(part / "config.json", dataclasses.asdict(run.options))
         write_json(part / "metrics.json", metrics)
@@ -276,10 +276,10 @@ def evaluate(run: Run) -> dict:
 def evaluate_and_save(run: Run, record: minirun.Record) -> None:
     """Evaluate, and keep what was trained with what it takes to use it."""
     record.checkpoint()  # an evaluation may take long: now the steps before it are safe
-    metrics = evaluate(run)
-    save(run)
-    record.bar.write(describe_written(metrics))
-    record.add_evaluation(metrics["loss"], metrics.get("exact"), metrics.get("f1"))
+    if metrics := evaluate(run):
+        save(run)
+        record.bar.write(describe_written(metrics))
+        record.add_evaluation(metrics["loss"], metrics.get("exact"), metrics.get("f1"))
     record.checkpoint()
 
 

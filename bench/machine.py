@@ -36,11 +36,14 @@ def kind_of_machine(device: torch.device) -> str:
 
 
 def processor() -> str:
+    """Its name and its instructions for bf16; family and model tell generations of the same name apart."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    numbers = [line.split(":")[1].strip() for line in lines if line.startswith(("cpu family", "model\t"))]
+    which = f" family {numbers[0]} model {numbers[1]}" if len(numbers) > 1 else ""
     flags = {flag for line in lines if line.startswith("flags") for flag in line.split()}
     bf16 = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in flags]
-    return f"{models[0] if models else platform.processor()} ({', '.join(bf16) or 'no bf16 instructions'})"
+    return f"{models[0] if models else platform.processor()}{which} ({', '.join(bf16) or 'no bf16 instructions'})"
 
 
 def matrix_peak(device: torch.device, dtype: torch.dtype = torch.bfloat16) -> float:

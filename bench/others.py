@@ -97,10 +97,10 @@ def _first_step() -> float:
     return seconds
 
 
-def growth() -> list[dict]:
+def growth(precision: str) -> list[dict]:
     """Training time against the number of questions, and against the window length beside its FLOPs; with a plot."""
     data, device = load_windows(), torch.device("cpu")
-    steps = build_ours(data, Setup("ours"), device)
+    steps = build_ours(data, Setup("ours", precision=precision), device)
     steps(np.argsort(-data.windows.lengths)[:16])
     rng = np.random.default_rng(0)
     questions = {}
@@ -116,7 +116,7 @@ def growth() -> list[dict]:
             "training time against questions", "linear", f"{value}; {spread:.0%} apart", spread < 0.1, seconds=questions
         )
     ]
-    lengths = {length: _seconds_at(length, device) for length in (128, 256, 384, 512)}
+    lengths = {length: _seconds_at(length, precision) for length in (128, 256, 384, 512)}
     value = ", ".join(f"{length}: {1000 * s:.1f} ms, {f / 1e9:.1f} GFLOP" for length, (s, f) in lengths.items())
     rows.append(row("training time of a window against its length", "beside its FLOPs", value, None, lengths=lengths))
     plot(questions, lengths, ROOT / "docs" / "growth.png")
@@ -129,7 +129,7 @@ def _seconds(steps, rows) -> float:
     return time.perf_counter() - began
 
 
-def _seconds_at(length: int, device: torch.device) -> tuple[float, float]:
+def _seconds_at(length: int, precision: str) -> tuple[float, float]:
     """Median seconds and the FLOPs of training on one window of exactly `length` tokens, in batches of 16."""
     examples = squad.read_examples(squad.find_data("excerpt", "train"))
     text = " ".join(dict.fromkeys(e.context for e in examples[:1500]))
@@ -137,7 +137,7 @@ def _seconds_at(length: int, device: torch.device) -> tuple[float, float]:
     windows = squad.make_windows(long, minibert.load_tokenizer("minilm"), length, 16, 64)
     data = squad.Dataset(long, windows)
     rows = np.flatnonzero(windows.lengths == length)[: 16 * 4]
-    steps = build_ours(data, Setup("ours"), device)
+    steps = build_ours(data, Setup("ours", precision=precision), torch.device("cpu"))
     steps(rows[:16])
     seconds = statistics.median(_seconds(steps, rows) for _ in range(5)) / len(rows)
     return seconds, training_flops(config_of("minilm"), windows.lengths[rows]) / len(rows)

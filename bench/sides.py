@@ -32,7 +32,7 @@ class Setup:
     """What one figure is measured with.
 
     pad_to 0: to the longest of the batch. like_lengths: their batches are ours, windows of like lengths together,
-    instead of random ones, which hold more padding.
+    instead of random ones, which hold more padding. compiled: torch.compile for any shape, of their model.
     """
 
     side: str
@@ -42,6 +42,7 @@ class Setup:
     dropout: float = 0.0
     pad_to: int = 0
     like_lengths: bool = False
+    compiled: bool = False
     device: str = "cpu"
 
 
@@ -87,7 +88,7 @@ def our_run(data: squad.Dataset, options: train.Options, device: torch.device) -
     """What train.py's own step takes, for training on `data`."""
     minirun.keep_freed_memory()
     torch.manual_seed(options.seed)
-    model = train.load_pretrained(options).train().to(device)
+    model = train.load_model(options, None)[0].train().to(device)
     dtype = minirun.choose_precision(options.precision, device)
     minirun.prepare_frozen(dtype, model)
     folder, alone = Path(tempfile.gettempdir()), minirun.Processes()
@@ -134,6 +135,8 @@ def their_model(name: str, dropout: float) -> torch.nn.Module:
 def build_theirs(data: squad.Dataset, setup: Setup, device: torch.device):
     """A function of window numbers: transformers' model, PEFT's adapters, the loop of run_qa_no_trainer.py."""
     model = their_model(setup.model, setup.dropout).train().to(device)
+    if setup.compiled:
+        model.compile(dynamic=True)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-3)
 

@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
     optuna = import_optuna()
     space = read_space(options.space)
     options.searched = json.dumps(space)  # so that another space counts as another experiment
-    own = ["--epochs", *(f"--{flag}" for flag in space)]
+    own = ["--epochs", "--eval-every", *(f"--{flag}" for flag in space)]
     data = common.prepare_data(options, [own], may_change=("trials", "space"))
     study = open_study(optuna, options.output)
     while trials_left(optuna, study, options.trials):

@@ -85,7 +85,7 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x: Tensor, mask: Tensor, cache: LayerCache | None) -> Tensor:
-        """x (B, T, H), mask (B, 1, T, S) bool -> (B, T, H)."""
+        """x (B, T, H), mask (B, 1, T, S) bool -> (B, T, H). With a cache S counts all its places, empty ones too."""
         x = x + self.attn(self.ln_1(x), mask, cache)
         return x + self.mlp(self.ln_2(x))
 
@@ -104,7 +104,7 @@ class Attention(nn.Module):
         """x (B, T, H), mask (B, 1, T, S) bool -> (B, T, H)."""
         q, k, v = (self._split_heads(part) for part in self.c_attn(x).chunk(3, dim=-1))
         if cache is not None:
-            k, v = cache.append(k, v)  # the whole cache; from here on S counts its empty places too
+            k, v = cache.append(k, v)  # the whole cache, S places, as the mask has
         # F.scaled_dot_product_attention applies dropout even in eval mode, so the rate must be 0 then.
         a = attention(q, k, v, mask, self.attention_dropout if self.training else 0.0)
         a = a.transpose(1, 2).flatten(2)  # (B, N, T, D) -> (B, T, H)

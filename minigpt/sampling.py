@@ -32,14 +32,15 @@ def generate(
         eos_id: a row that writes it is finished, and goes on with pad_id until the others are.
         generator: of the random numbers.
         use_cache: False computes everything anew for each token, as slow as it is simple: an oracle for the cache.
-    Writes fewer tokens where the model's positions end. Raises ValueError for settings out of range.
+    Writes fewer tokens where the model's positions end: the last one needs none, as nothing is written after it. Raises
+    ValueError for settings out of range, and for rows that are longer than the positions.
     """
     check_settings(temperature, top_k, top_p)
     T, most = input_ids.size(1), model.config.n_positions
     cache = Cache(model.config, most=min(T + max_new_tokens, most)) if use_cache else None
     finished = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
     ids, mask, written = input_ids, attention_mask, []
-    for _ in range(min(max_new_tokens, most - T)):
+    for _ in range(min(max_new_tokens, max(1, most - T + 1))):  # at least once, for the model to refuse a row too long
         x = model.transformer(ids, mask, cache)[:, -1]  # (B, H): only the last token's logits are needed
         logits = model.lm_head(x).float()  # (B, V)
         token = next_token(logits, temperature, top_k, top_p, generator).masked_fill(finished, pad_id)  # (B,)

@@ -11,6 +11,7 @@ import torch
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Linux's names for processors that multiply bfloat16 natively (AVX-512, AMX, Arm). Others emulate it, slowly.
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+SMALLER_BATCHES = "lower --batch-size (raise --gradient-accumulation-steps to keep the step's size) or --max-length"
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -100,7 +101,7 @@ def parameter_counts(model: torch.nn.Module) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def explain_out_of_memory(what: object, advice: str) -> Iterator[None]:
+def explain_out_of_memory(what: object, advice: str = SMALLER_BATCHES) -> Iterator[None]:
     """Re-raise PyTorch's out-of-memory errors as a ValueError that names `what` was computed and gives `advice`."""
     try:
         yield

@@ -6,7 +6,7 @@ optimizer steps, so all copies stay equal. nccl carries them between GPUs, gloo 
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +46,14 @@ class Processes:
         if self.size > 1:
             dist.all_reduce(values)
         return values
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Add up each parameter's gradient over all processes, where no `wrap`ped model has averaged them.
+
+        `wrap` overlaps that with the backward pass, but sees only what the model's own forward() computes.
+        """
+        for parameter in parameters:
+            self.sum(parameter.grad)
 
     def all_reduce_max(self, number: int, device: torch.device) -> int:
         """The largest `number` of all processes, to every process."""

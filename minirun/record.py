@@ -172,8 +172,8 @@ class Record:
             skipped = self.scaler.is_enabled() and not math.isfinite(norm)
             if not (math.isfinite(loss) and (math.isfinite(norm) or skipped)):
                 raise ValueError(
-                    f"step {step.number}: the loss is {loss}, the gradient's norm {norm} on "
-                    f"{self.describe(step.window_ids)}; try a lower --learning-rate"
+                    f"step {step.number}: the loss is {loss}, the gradient's norm {norm}; try a lower --learning-rate. "
+                    f"It was on {self.describe(step.window_ids)}"
                 )
             self.at.step, self.at.skipped = step.number, self.at.skipped + skipped
             figures = {"grad_norm": None if skipped else norm, "skipped": self.at.skipped, "lr": step.lr}

@@ -182,6 +182,12 @@ def cross_fitted_answers(
     return chosen
 
 
+def _numbered(names: Sequence[str]) -> np.ndarray:
+    """For each name its number among the distinct ones, in order. (np.unique would pad all texts to the longest.)"""
+    numbers = {name: number for number, name in enumerate(sorted(set(names)))}
+    return np.array([numbers[name] for name in names])
+
+
 def bootstrap_interval(
     examples: Sequence[Example], scores: np.ndarray, samples: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
@@ -190,11 +196,13 @@ def bootstrap_interval(
     Questions about one article succeed and fail together, so drawing single questions would make the interval too
     narrow (Efron and Tibshirani 1993, chapter 13). Where all are about one article, its texts are drawn.
     """
-    titles, group = np.unique([example.title for example in examples], return_inverse=True)
-    if len(titles) == 1:
-        _, group = np.unique([example.context for example in examples], return_inverse=True)
+    group = _numbered([example.title for example in examples])
+    if not group.any():
+        group = _numbered([example.context for example in examples])
     totals, sizes = np.bincount(group, weights=scores), np.bincount(group)
-    drawn = np.random.default_rng(seed).integers(0, len(sizes), (samples, len(sizes)))
-    means = totals[drawn].sum(1) / sizes[drawn].sum(1)
+    rng, means = np.random.default_rng(seed), np.empty(samples)
+    for i in range(samples):  # one at a time: all at once would take gigabytes where every question is an article
+        drawn = rng.integers(0, len(sizes), len(sizes))
+        means[i] = totals[drawn].sum() / sizes[drawn].sum()
     low, high = np.percentile(means, [2.5, 97.5])
     return 100.0 * float(low), 100.0 * float(high)

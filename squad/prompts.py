@@ -100,12 +100,12 @@ def make_prompts(
 def text_chunks(examples: Sequence[Example], tokenizer: Tokenizer, max_length: int, eos_id: int) -> Prompts:
     """Each context once, an eos after it, in pieces of `max_length` tokens, the last one shorter.
 
-    To learn writing, every token counts as an answer's.
+    To learn writing, every token counts as an answer's, but for the first of a piece, which nothing foretells.
     """
     contexts = list(dict.fromkeys(example.context for example in examples))
     stream = np.array([id for ids in _ids(tokenizer, contexts) for id in (*ids, eos_id)], np.int64)
     pieces = [stream[at : at + max_length] for at in range(0, len(stream) - 1, max_length)]
-    return Prompts(pieces, np.array([len(piece) for piece in pieces], np.int64))
+    return Prompts(pieces, np.array([len(piece) - 1 for piece in pieces], np.int64))
 
 
 def kept_context(tokens: int, room: int, answer: tuple[int, int] | None) -> tuple[int, int]:

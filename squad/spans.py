@@ -134,7 +134,7 @@ def shifted_scores(entries: Sequence[dict], threshold: float) -> list[float]:
     """Scores of a question's n-best list, the threshold subtracted from that of "".
 
     That is computed as best + (null odds - threshold), which is above the best span's exactly when the null odds exceed
-    the threshold; a tuned threshold equals the null odds of some question.
+    the threshold, and equal to it when they are equal, as rounding would not keep it.
     """
     best = max((entry["score"] for entry in entries if entry["start"] is not None), default=0.0)
     return [best + (e["score"] - best - threshold) if e["start"] is None else e["score"] for e in entries]

@@ -1,9 +1,10 @@
 """Distillation: what trained models say about a window, to be learned beside its labels.
 
-    soft loss = T^2 CE(p, q),  p = mean over the models of softmax(their scores / T),  q = softmax(scores / T)
+    soft loss = t^2 CE(p, q),  p = mean over the models of softmax(their scores / t),  q = softmax(scores / t)
 
-(Hinton et al. 2015, arXiv 1503.02531, section 2). At the temperature T = 2 a model's second choices count as well, and
-T^2 keeps the gradients as large as those of the labels. p is computed once, before the first step.
+(Hinton et al. 2015, arXiv 1503.02531, section 2). CE(p, q) = -sum p log q is the cross entropy. At the temperature
+t = 2 a model's second choices count as well, and t^2 keeps the gradients as large as those of the labels. p is computed
+once, before the first step.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -71,7 +72,7 @@ def soft_targets(
 
 
 def soft_loss(start_logits: Tensor, end_logits: Tensor, p: Tensor, span_mask: Tensor) -> Tensor:
-    """T^2 CE(p, q), the mean of the start's and the end's over the windows; a scalar.
+    """t^2 CE(p, q), the mean of the start's and the end's over the windows; a scalar.
 
     Args: logits (B, T); p (2, B, T), 0 where span_mask is False; span_mask (B, T) bool.
     """

@@ -1,8 +1,8 @@
 """Examples -> windows: tokenise, find the answer's tokens, cut the context into pieces that overlap.
 
 Only the context is cut. Neighbouring windows of a context share `overlap` tokens, so that an answer cut by the end of
-one window is whole in the next. (The tokenizers library's `stride` is this overlap; Google's `doc_stride` is the step
-from one window's start to the next one's.)
+one window is whole in the next, unless it is longer than the overlap. (The tokenizers library's `stride` is this
+overlap; Google's `doc_stride` is the step from one window's start to the next one's.)
 """
 
 from array import array

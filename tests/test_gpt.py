@@ -97,8 +97,7 @@ def test_random_models_equal_transformers(tmp_path, sizes):
     ours = minigpt.load_pretrained(tmp_path)
     V, T = sizes[0], sizes[1] - 4
     input_ids, mask = left_padded(V, 3, T, seed=V)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    output = theirs(input_ids, attention_mask=mask, position_ids=positions, labels=labels_of(input_ids, mask))
+    output = theirs(input_ids, attention_mask=mask, position_ids=places(mask), labels=labels_of(input_ids, mask))
     logits = ours(input_ids, mask)
     close(logits[mask.bool()], output.logits[mask.bool()])
     loss = next_token_loss(logits, input_ids, mask)
@@ -114,6 +113,17 @@ def test_random_models_equal_transformers(tmp_path, sizes):
         for use_cache in (True, False):
             written = minigpt.generate(ours, input_ids[rows], mask[rows], 4, eos_id=7, pad_id=7, use_cache=use_cache)
             assert torch.equal(written, expected)
+    full, mask = left_padded(V, 3, sizes[1], seed=V)  # of exactly n_positions: one token more can be written
+    expected = theirs.generate(full, attention_mask=mask, max_new_tokens=1, do_sample=False, pad_token_id=7)
+    assert torch.equal(minigpt.generate(ours, full, mask, 4), expected[:, sizes[1] :])
+    close(
+        ours(full, mask)[mask.bool()], theirs(full, attention_mask=mask, position_ids=places(mask)).logits[mask.bool()]
+    )
+
+
+def places(mask):
+    """The positions of tokens, counted from 0 in each row, as transformers' generate() makes them."""
+    return (mask.cumsum(1) - 1).clamp(min=0)
 
 
 def test_no_token_sees_those_after_it(model):
@@ -170,10 +180,12 @@ def test_dropout_acts_in_training_only(rate):
 def test_writing_stops_at_eos_and_at_the_last_position(model):
     ids, mask = left_padded(31, 3, 7, seed=4)
     free = minigpt.generate(model, ids, mask, 100)
-    assert free.shape == (3, 6)  # 13 positions, 7 of them taken
+    assert free.shape == (3, 7)  # 13 positions, 7 of them taken, and the last token needs none
     assert minigpt.generate(model, ids, mask, 0).shape == (3, 0)
     full, full_mask = left_padded(31, 1, 13, seed=5)
-    assert minigpt.generate(model, full, full_mask, 5).shape == (1, 0)
+    assert minigpt.generate(model, full, full_mask, 5).tolist() == [[int(model(full, full_mask)[0, -1].argmax())]]
+    with pytest.raises(ValueError, match="a sequence of 14 tokens, but this model has 13 positions"):
+        minigpt.generate(model, *left_padded(31, 1, 14, seed=5), 5)
     first = int(free[0, 0])
     alone = minigpt.generate(model, ids[:1], mask[:1], 5, eos_id=first)
     assert alone.tolist() == [[first]]  # eos at once, and nothing after it

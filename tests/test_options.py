@@ -50,7 +50,7 @@ def test_an_evaluation_does_not_replace_the_config_of_a_model(run, tiny):
 
 
 def test_a_mistyped_train_file_is_found_before_anything_takes_time(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "load_pretrained", None)
+    monkeypatch.setattr(train, "load_model", None)
     arguments = flags(tiny, tmp_path / "out")
     arguments[arguments.index("--train") + 1] = "nowhere.json"
     with pytest.raises(ValueError, match=r"nowhere\.json: no such file"):

@@ -77,7 +77,7 @@ def test_texts_are_one_stream_cut_in_pieces(bpe):
     stream = [id for text in texts for id in (*bpe.encode(text).ids, EOS)]
     chunks = text_chunks(examples, bpe, 7, EOS)
     assert [ids.tolist() for ids in chunks.ids] == [stream[at : at + 7] for at in range(0, len(stream), 7)]
-    assert chunks.answer_tokens.tolist() == [len(ids) for ids in chunks.ids]
+    assert chunks.answer_tokens.tolist() == [len(ids) - 1 for ids in chunks.ids]
 
 
 def test_the_fingerprint_is_of_tokens_and_answers(bpe):

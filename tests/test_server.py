@@ -1,5 +1,6 @@
 """The server: its page, its endpoint, and what it says to clients that do not behave."""
 
+import contextlib
 import http.client
 import json
 import socket
@@ -185,6 +186,27 @@ def test_a_slow_client_is_let_go(port, monkeypatch):
         reply = slow.makefile("rb").read()
     assert b" 408 " in reply.split(b"\r\n")[0]
     assert b"1 of 50 bytes" in reply
+
+
+@pytest.mark.parametrize("sent", [b"POST /ans", b"POST /answer HTTP/1.1\r\nHost: localhost\r\nX-Slow: "])
+def test_headers_that_drip_are_let_go_and_do_not_keep_a_server_from_closing(monkeypatch, sent):
+    monkeypatch.setattr(minibert.qa.server, "SECONDS_TO_SEND", 1)
+    server = make_server(scripted, port=0)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    with socket.create_connection(server.server_address, timeout=10) as slow:
+        slow.sendall(sent)
+        server.shutdown()
+        thread.join()
+        closing = threading.Thread(target=server.server_close)
+        closing.start()
+        for _ in range(100):  # a byte every 0.2 s, which would go on for 20
+            closing.join(0.2)
+            if not closing.is_alive():
+                break
+            with contextlib.suppress(ConnectionError):
+                slow.sendall(b"a")
+        assert not closing.is_alive()
 
 
 def test_garbage_on_the_line(port):

@@ -191,7 +191,7 @@ def test_threshold():
 
 @given(st.floats(-20, 20), st.floats(-20, 20), st.floats(-20, 20))
 def test_the_most_probable_entry_is_what_the_threshold_decides(null, span, other):
-    """Also at a threshold that equals the null odds of the question, as a tuned one does for some question."""
+    """Also at a threshold that equals the null odds of the question."""
     texts = [{"text": text, "score": score, "start": 0, "end": 1} for text, score in (("vin", span), ("a", other))]
     entries = sorted([*texts, {"text": "", "score": null, "start": None, "end": None}], key=lambda e: -e["score"])
     odds = null - max(span, other)

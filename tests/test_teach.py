@@ -1,6 +1,7 @@
 """Distillation: soft targets and their loss against brute force, and what --teachers does to a run."""
 
 import dataclasses
+import json
 import shutil
 
 import numpy as np
@@ -15,6 +16,7 @@ import minirun
 import squad
 import train
 from minibert.qa import load_model, teachers
+from minibert.qa.load import SHIPPED
 from squad.teach import TEMPERATURE, soft_loss, soft_targets
 
 
@@ -190,7 +192,10 @@ def test_teachers_are_known_by_what_is_on_disk_and_keep_their_heads_in_float32(
     """Merging rounds differently on other processors, and logits in bfloat16 have 8 bits."""
     asked = teachers.load_teachers(str(run), tokenizer, 40)
     unmerged, _, _ = load_model(run, merged=False)
-    expected = minirun.fingerprint(unmerged.requires_grad_(False), str(unmerged.config))
+    expected = teachers.fingerprint_of(unmerged.requires_grad_(False))
+    for _, layer in lora.lora_layers(unmerged):
+        layer.scale = 2 * layer.scale  # as with another lora_alpha: the same weights, another model
+    assert teachers.fingerprint_of(unmerged) != expected
     seen = []
     monkeypatch.setattr(
         teachers, "soft_targets", lambda models, *_: seen.extend(models) or soft_targets(models, windows)
@@ -202,3 +207,39 @@ def test_teachers_are_known_by_what_is_on_disk_and_keep_their_heads_in_float32(
     assert not list(lora.lora_layers(teacher))
     assert {p.dtype for p in teacher.qa_outputs.parameters()} == {torch.float32}
     assert {p.dtype for p in teacher.bert.parameters()} == {torch.bfloat16}
+
+
+def test_the_sample_alone_brings_made_questions_and_the_shipped_adapter_as_teacher(tmp_path):
+    plain = train.Options(train="sample", output=str(tmp_path / "unused"))
+    assert plain.with_recipe() == dataclasses.replace(plain, augment=9_000, teachers="shipped")
+    others = {"augment": 5, "leave_out": 5, "teachers": "none", "max_train_examples": 5, "answerable_only": True}
+    others |= {"train": "squad_v2", "model": "google-bert/bert-base-uncased"}
+    for name, value in others.items():
+        other = dataclasses.replace(plain, **{name: value})
+        assert other.with_recipe() == other
+
+
+def test_the_recipe_is_for_new_runs(run, tiny, tmp_path, monkeypatch):
+    def with_recipe(options):
+        return dataclasses.replace(options, augment=3, teachers=str(run))
+
+    def in_config(folder):
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return config["augment"], config["teachers"]
+
+    assert train.main(flags(tiny, tmp_path / "before")) == 0
+    monkeypatch.setattr(train.Options, "with_recipe", with_recipe)
+    assert train.main(flags(tiny, tmp_path / "after")) == 0
+    assert in_config(tmp_path / "after") == (3, str(run))
+    assert train.main(["--evaluate", str(tmp_path / "before")]) == 0
+    assert in_config(tmp_path / "before" / "evaluation") == (0, "")
+    assert train.main(["--resume", str(tmp_path / "before"), "--epochs", "2"]) == 0
+    assert in_config(tmp_path / "before") == (0, "")
+
+
+def test_shipped_and_none_are_teachers_by_name(has_minilm):
+    tokenizer = minibert.load_tokenizer("minilm")
+    assert teachers.load_teachers("none", tokenizer, 40) == {}
+    (teacher,) = teachers.load_teachers("shipped", tokenizer, 40).values()
+    expected, _, _ = load_model(SHIPPED, merged=False)
+    assert minirun.fingerprint(teacher, "") == minirun.fingerprint(expected.requires_grad_(False), "")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -161,7 +162,7 @@ def test_a_resumed_run_continues_as_if_it_had_not_stopped(text, tiny, tmp_path, 
 def make_run(text, tiny, tmp_path, *more):
     arguments = flags(tiny, tmp_path / "run", "--model", str(text / "model"), *more)
     options = minirun.parse_command(arguments, train_gpt.Options, "train_gpt.py", "").options.resolved()
-    run = train_gpt.prepare(options, None, torch.device("cpu"))
+    run = train_gpt.prepare(options, None, minirun.Processes(), torch.device("cpu"))
     run.model.train()
     return run
 
@@ -188,6 +189,25 @@ def test_accumulating_equals_one_pass_though_answers_differ_in_length(text, tiny
         torch.testing.assert_close(whole[name], parts[name], rtol=1e-4, atol=1e-6)
 
 
+def test_two_processes_train_and_answer_as_one(text, tiny, tmp_path):
+    """Also in the last step of a pass, which has one prompt for two processes."""
+    number = len(squad.read_examples(tiny / "squad.json"))
+    more = ("--model", str(text / "model"), "--epochs", "3", "--learning-rate", "0.001", "--dropout", "0.0")
+    more += ("--batch-size", str(next(size for size in range(3, number) if number % size == 1)))
+    assert train_gpt.main(flags(tiny, tmp_path / "one", *more)) == 0
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += [str(ROOT / "train_gpt.py"), *flags(tiny, tmp_path / "two", *more)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("everything is in") == 1
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+    assert read(tmp_path / "two" / "predictions.json") == read(tmp_path / "one" / "predictions.json")
+    one, two = (read(tmp_path / name / "metrics.json") for name in ("one", "two"))
+    assert one.pop("loss") == pytest.approx(two.pop("loss"), rel=1e-5)
+    assert one == two
+
+
 def test_gradients_are_clipped_once_and_after_unscaling(text, tiny, tmp_path):
     clipped, _ = gradients(make_run(text, tiny, tmp_path, "--max-grad-norm", "0.001"), np.arange(7), scale=1024.0)
     total = torch.stack([gradient.norm() for gradient in clipped.values()]).norm().item()
@@ -204,9 +224,10 @@ def test_silence_may_be_a_phrase(text, tiny, tmp_path):
 def test_a_written_phrase_of_silence_is_no_answer(text, tiny, tmp_path, monkeypatch):
     run, said = make_run(text, tiny, tmp_path), (" unanswerable", " vin ", "")
     rows = [run.tokenizer.encode(text).ids for text in said]
-    padded = torch.tensor([row + [run.eos_id] * (40 - len(row)) for row in rows])
+    eos_id = run.model.config.eos_token_id
+    padded = torch.tensor([row + [eos_id] * (40 - len(row)) for row in rows])
     monkeypatch.setattr(minigpt, "generate", lambda *_, **__: padded)
-    asked = make_prompts(run.examples[:3], run.tokenizer, 140, run.eos_id, answer_room=8)
+    asked = make_prompts(run.examples[:3], run.tokenizer, 140, eos_id, answer_room=8)
     by_length = np.argsort(asked.lengths, kind="stable")
     for silence in ("unanswerable", "unanswerable "):
         found = write_answers(run.model, run.tokenizer, asked, 8, silence=silence)

@@ -5,9 +5,11 @@ POST /answer  {"question": ..., "context": ..., "top_k": 3, "answerable": 0.9}
               -> what `response` returns; errors: 4xx {"error": ...}, and 503 when too many questions wait
 """
 
+import io
 import ipaddress
 import json
 import re
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +23,7 @@ from squad import parse_question
 MAX_BODY = 2_000_000  # bytes; a novel has fewer
 MAX_DRAINED = 64 * MAX_BODY  # bytes of a body that is too large which are read and thrown away before the answer
 MAX_CANDIDATES = 20
-SECONDS_TO_SEND = 10  # the time a client has for its whole body
+SECONDS_TO_SEND = 10  # the time a client has for its whole request, and without any progress for taking the answer
 LOOPBACK = {"127.0.0.1", "localhost"}
 
 
@@ -63,7 +65,7 @@ def usual_share(reader: Callable) -> float | None:
 
 
 class _Server(ThreadingHTTPServer):
-    daemon_threads = False  # so that closing waits for answers under way, at most SECONDS_TO_SEND for a client's body
+    daemon_threads = False  # so that closing waits for answers under way, at most SECONDS_TO_SEND for a request
     request_queue_size = 128  # connections that the system keeps until they are accepted
 
     def handle_error(self, request, client_address) -> None:
@@ -78,9 +80,27 @@ class _ClientError(Exception):
         self.status = status
 
 
+class _UntilDeadline(io.RawIOBase):
+    """What a client sends within `seconds`; TimeoutError afterwards, however slowly it goes on sending."""
+
+    def __init__(self, connection: socket.socket, seconds: float):
+        self.connection, self.deadline = connection, time.monotonic() + seconds
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        self.connection.settimeout(max(0.01, self.deadline - time.monotonic()))
+        return self.connection.recv_into(buffer)
+
+
 class _Handler(BaseHTTPRequestHandler):
     server_version, sys_version = "minibert", ""
-    timeout = SECONDS_TO_SEND  # without any data, then the connection is closed
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile.close()
+        self.rfile = io.BufferedReader(_UntilDeadline(self.connection, SECONDS_TO_SEND))
 
     def do_GET(self) -> None:
         if self.path.split("?")[0] != "/":
@@ -125,9 +145,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _parts(self, length: int) -> Iterator[bytes]:
         """The body as it arrives, until it is complete, the client closes or its time is over."""
-        deadline = time.monotonic() + SECONDS_TO_SEND
         while length > 0:
-            self.connection.settimeout(max(0.01, deadline - time.monotonic()))
             try:
                 part = self.rfile.read1(min(length, 2**16))
             except TimeoutError:
@@ -159,6 +177,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(status, "application/json", json.dumps(content).encode())
 
     def _send(self, status: int, kind: str, content: bytes) -> None:
+        self.connection.settimeout(SECONDS_TO_SEND)
         self.send_response(status)
         for name, value in (
             ("Content-Type", kind), ("Content-Length", str(len(content))), ("Content-Security-Policy", self.policy),

@@ -6,7 +6,7 @@ from tokenizers import Tokenizer
 import lora
 import squad
 from minibert import BertForQuestionAnswering
-from minibert.qa.load import load_model
+from minibert.qa.load import SHIPPED, load_model
 from minihub import check_fit
 from minirun import Processes, autocast, fingerprint, prepare_frozen, progress_bar
 from squad.cache import cached
@@ -17,11 +17,12 @@ def load_teachers(names: str, tokenizer: Tokenizer, max_length: int) -> dict[str
     """The models of these names, which must give the ids of `tokenizer` the same meaning and read `max_length` tokens.
 
     Args:
-        names: runs of train.py, adapters, folders or hub ids, with commas between them; "" for none.
+        names: runs of train.py, adapters, folders or hub ids, with commas between them; `shipped` is the adapter of
+            this package. "" or `none` for none.
         tokenizer: the new model's, which makes the windows.
     Raises ValueError that names the teacher when it cannot be loaded or cannot read these windows.
     """
-    each = [name.strip() for name in names.split(",")] if names else []
+    each = [name.strip() for name in names.split(",")] if names not in ("", "none") else []
     if not all(each):
         raise ValueError(f"the teachers are {names!r}, expected names with commas between them")
     return {name: load_teacher(name, tokenizer, max_length) for name in each}
@@ -30,13 +31,19 @@ def load_teachers(names: str, tokenizer: Tokenizer, max_length: int) -> dict[str
 def load_teacher(name: str, tokenizer: Tokenizer, max_length: int) -> BertForQuestionAnswering:
     """The model of one name, checked as `load_teachers` promises."""
     try:
-        model, own, _ = load_model(name, merged=False)
+        model, own, _ = load_model(SHIPPED if name == "shipped" else name, merged=False)
         check_fit(own, model.config.vocab_size, model.config.longest_sequence, max_length)
     except ValueError as error:
         raise ValueError(f"teacher {name}: {error}") from error
     if own.get_vocab() != tokenizer.get_vocab():
         raise ValueError(f"teacher {name}: it has another vocabulary than the model to train, so ids mean other words")
     return model.requires_grad_(False).eval()  # so that its fingerprint is of all weights, as they are on disk
+
+
+def fingerprint_of(teacher: BertForQuestionAnswering) -> str:
+    """Of all weights as they are on disk: merged ones would differ by rounding from machine to machine."""
+    scales = [layer.scale for _, layer in lora.lora_layers(teacher)]
+    return fingerprint(teacher, f"{teacher.config} {scales}")
 
 
 def ask_teachers(
@@ -54,7 +61,7 @@ def ask_teachers(
     """
     if not teachers:
         return None, {}
-    fingerprints = {f"teacher {name}": fingerprint(model, str(model.config)) for name, model in teachers.items()}
+    fingerprints = {f"teacher {name}": fingerprint_of(model) for name, model in teachers.items()}
     progress = progress_bar("ask teachers", shown=processes.is_main)
 
     def ask() -> SoftTargets:
