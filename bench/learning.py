@@ -6,7 +6,8 @@
 Theirs: transformers and PEFT, LoRA of rank 8 on query and value, batches of 16, 3 epochs, AdamW, linear decay, at its
 default rate of 5e-5 and at others; without dropout and with dynamic padding, which makes it several times faster on a
 CPU than as it is shipped. Ours: train.py's defaults, no question made. Scores are cross-fitted F1 and HasAns F1 when
-always answering on --dev, after each epoch or quarter; the time is that of training alone, without evaluations.
+always answering on --dev, after each epoch or quarter; the time is that of training alone, without evaluations. In
+the end the time that ours needs to where each of theirs ends, and with --plot a picture of all.
 """
 
 import argparse
@@ -40,6 +41,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=11_960, help="the first N of the excerpt (11960)")
     parser.add_argument("--rates", type=float, nargs="+", default=[5e-5, 5e-4, 2e-3], help="of theirs (5e-5 5e-4 2e-3)")
     parser.add_argument("--dev", default="excerpt", help="SQuAD file, or excerpt (excerpt)")
+    parser.add_argument("--plot", metavar="FILE", type=Path, help="draw the curves into this picture")
     options = parser.parse_args()
     print(f"{processor()}, {torch.get_num_threads()} threads, {options.questions:,} questions\n")
     print("| recipe | passes | minutes | cross-fitted F1 | HasAns F1, always answering |")
@@ -47,9 +49,43 @@ def main() -> None:
     dev = squad.find_data(options.dev, "dev")
     runs = [("minibert, default", ours(options.questions, str(dev)))]
     runs += [(f"transformers + PEFT, rate {rate:g}", theirs(options.questions, rate, dev)) for rate in options.rates]
+    found: dict[str, list[Point]] = {name: [] for name, _ in runs}
     for name, points in runs:
-        for passes, seconds, f1, has_answer in points:
+        for point in points:
+            passes, seconds, f1, has_answer = point
             print(f"| {name} | {passes:.2f} | {seconds / 60:.1f} | {f1:.2f} | {has_answer:.2f} |", flush=True)
+            found[name].append(point)
+    mine, *peers = found.values()
+    for name, peer in zip([*found][1:], peers, strict=True):
+        print(f"\n{name}: {in_words(mine, peer)}")
+    if options.plot:
+        plot(found, options.plot)
+
+
+def in_words(mine: list[Point], peer: list[Point]) -> str:
+    """When ours is where this peer ends, by cross-fitted F1."""
+    _, theirs, f1, _ = peer[-1]
+    ends = f"ends at F1 {f1:.2f} after {theirs / 60:.1f} minutes"
+    reached = [seconds for _, seconds, own, _ in mine if own >= f1]
+    if not reached:
+        return f"{ends}, where ours does not come"
+    return f"{ends}, ours is there after {min(reached) / 60:.1f}, {min(reached) / theirs:.0%} of the time"
+
+
+def plot(found: dict[str, list[Point]], path: Path) -> None:
+    """F1 over minutes of training, both scores."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained", sharex=True)
+    for panel, title, at in zip(panels, ("cross-fitted F1", "HasAns F1, always answering"), (2, 3), strict=True):
+        for name, points in found.items():
+            panel.plot([point[1] / 60 for point in points], [point[at] for point in points], "o-", label=name)
+        panel.set(title=title, xlabel="minutes of training")
+    panels[1].legend()
+    figure.savefig(path, dpi=110)
 
 
 def ours(questions: int, dev: str) -> Iterator[Point]:

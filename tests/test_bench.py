@@ -19,7 +19,7 @@ import lora.linear
 import minibert
 import squad
 import train
-from bench import same, sides, table
+from bench import learning, same, sides, table
 from bench.run import earlier, estimate
 from bench.sides import training_flops
 from bench.worker import Worker
@@ -38,6 +38,15 @@ def test_flops_are_those_that_torch_counts(config):
         logits = model(ids, torch.zeros_like(ids), ones)
         squad.span_loss(*logits, positions, positions, ones.bool()).backward()
     assert training_flops(config, np.array([7, 7, 7]), rank=2) == counter.get_total_flops()
+
+
+def test_the_time_to_a_peers_last_score():
+    mine = [(0.25, 60.0, 50.0, 40.0), (0.5, 120.0, 51.0, 50.0), (0.75, 180.0, 50.5, 55.0)]
+    assert learning.in_words(mine, [(1, 300.0, 52.0, 0.0), (2, 600.0, 50.5, 0.0)]) == (
+        "ends at F1 50.50 after 10.0 minutes, ours is there after 2.0, 20% of the time"
+    )
+    found = learning.in_words(mine, [(1, 300.0, 52.0, 0.0)])
+    assert found == "ends at F1 52.00 after 5.0 minutes, where ours does not come"
 
 
 def test_a_part_measured_again_leaves_the_others(tmp_path):

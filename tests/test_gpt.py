@@ -2,7 +2,9 @@
 
 import copy
 import dataclasses
+import itertools
 import json
+import math
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import lora
 import minigpt
+from experiments.ablate import GPT_FIVE, flags_of
 from minigpt.sampling import keep_top_k, keep_top_p, next_token
 from minigpt.weights import TRANSPOSED, checkpoint_shapes
 from minihub import CheckpointError
@@ -124,6 +127,21 @@ def test_random_models_equal_transformers(tmp_path, sizes):
 def places(mask):
     """The positions of tokens, counted from 0 in each row, as transformers' generate() makes them."""
     return (mask.cumsum(1) - 1).clamp(min=0)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("T", [1, 4, 7])
+def test_attention_is_its_formula_both_ways(monkeypatch, T, fused):
+    B, N, S, D = 3, 2, 7, 5
+    q, k, v = (torch.randn(B, N, n, D) for n in (T, S, S))
+    _, tokens = left_padded(31, B, S, seed=0)
+    monkeypatch.setattr(minigpt.model, "fused_attention_pays", lambda *_: fused)
+    found = minigpt.model.attention(q, k, v, minigpt.model.causal_mask(tokens, T), 0.0)
+    for b, n, t in itertools.product(range(B), range(N), range(T)):
+        own = S - T + t
+        seen = [s for s in range(own + 1) if tokens[b, s] or s == own]
+        weights = [math.exp(float(q[b, n, t] @ k[b, n, s]) / math.sqrt(D)) for s in seen]
+        close(found[b, n, t], sum(w * v[b, n, s] for w, s in zip(weights, seen, strict=True)) / sum(weights))
 
 
 def test_no_token_sees_those_after_it(model):
@@ -356,21 +374,24 @@ def test_an_impossible_config_is_refused(tmp_path, field, value, message):
 # ------------------------------------------------------------------------------------------- LoRA around it
 
 
-@pytest.mark.parametrize(
-    ("rank", "targets", "trained", "share"),
-    [
-        (4, "c_attn", 147_456, 0.1184),
-        (8, "c_attn", 294_912, 0.2364),
-        (16, "c_attn", 589_824, 0.4717),
-        (8, "c_attn,mlp.c_proj", 663_552, 0.5304),
-        (32, "c_attn,mlp.c_proj", 2_654_208, 2.0884),
-    ],
-)
-def test_gpt2_small_trains_as_many_numbers_as_the_report_counted(rank, targets, trained, share):
+def test_the_five_configurations_are_the_reports():
+    assert GPT_FIVE == (
+        (4, 16, 1e-4, "c_attn"), (8, 16, 2e-4, "c_attn"), (16, 16, 5e-4, "c_attn"),
+        (8, 16, 2e-4, "c_attn,mlp.c_proj"), (32, 32, 2e-4, "c_attn,mlp.c_proj"),
+    )  # fmt: skip
+    assert {flags_of(*five, "gpt2")[-1] for five in GPT_FIVE} == {"0.1"}  # the last flag: dropout of the updates
+
+
+COUNTED = [(147_456, 0.1184), (294_912, 0.2364), (589_824, 0.4717), (663_552, 0.5304), (2_654_208, 2.0884)]
+
+
+@pytest.mark.parametrize(("five", "counted"), list(zip(GPT_FIVE, COUNTED, strict=True)))
+def test_gpt2_small_trains_as_many_numbers_as_the_report_counted(five, counted):
+    (rank, alpha, _, targets), (trained, share) = five, counted
     with torch.device("meta"):
         model = minigpt.GPT2LMHead(minigpt.GPT2Config())
         assert sum(p.numel() for p in model.parameters()) == 124_439_808
-        lora.add_lora(model, rank, 16, 0.1, targets)
+        lora.add_lora(model, rank, alpha, 0.1, targets)
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
     assert sum(size for size, trains in sizes if trains) == trained
     assert round(100 * trained / sum(size for size, _ in sizes), 4) == share
