@@ -20,6 +20,7 @@ import squad
 import train
 from bench.machine import wait
 from minihub import find_model
+from minirun.hardware import peak_bytes
 
 BERT_BASE = {
     "vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
@@ -62,7 +63,7 @@ def prepare(setup: Setup) -> Callable[[list[int]], tuple[float, int]]:
         steps(np.array(window_ids, np.int64))
         wait(device)
         seconds = time.perf_counter() - start
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = peak_bytes(resource.getrusage(resource.RUSAGE_SELF))
         return seconds, torch.cuda.max_memory_allocated() if device.type == "cuda" else peak
 
     return train_on

@@ -23,6 +23,7 @@ from minibert.weights import checkpoint_shapes as bert_shapes
 from minigpt.weights import checkpoint_shapes as gpt_shapes
 from minihub import atomic_write, find_model, only_writer, read_object, write_json
 from minirun import Parser
+from minirun.hardware import peak_bytes
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "data"
@@ -229,7 +230,7 @@ def timed(command: list[str], output: Path) -> End:
         interrupted = True
         _, status, usage = os.wait4(process, 0)
     seconds = time.perf_counter() - began
-    return End(os.waitstatus_to_exitcode(status), seconds, usage.ru_maxrss * 1024, interrupted)
+    return End(os.waitstatus_to_exitcode(status), seconds, peak_bytes(usage), interrupted)
 
 
 def output_of(folder: Path) -> Path:

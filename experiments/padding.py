@@ -18,6 +18,7 @@ import squad
 from bench.worker import Worker
 from experiments import common
 from minihub import load_tokenizer
+from minirun.hardware import peak_bytes
 from squad.batches import MULTIPLE, padded_length
 from squad.prompts import IGNORED, answer_loss, collate_prompts, make_prompts
 
@@ -92,7 +93,7 @@ def prepare(way: str, path: str, batch_size: int, gpt: str) -> Callable[[str], t
 
     def answer(asked: str) -> tuple:
         if asked == "figures":
-            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            memory = peak_bytes(resource.getrusage(resource.RUSAGE_SELF))
             return waste(task, batches, longest), len(task.lengths), memory
         began = time.perf_counter()
         for ids in batches:

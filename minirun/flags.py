@@ -15,7 +15,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from minihub import is_number
-from minirun.hardware import explain_out_of_memory
+from minirun.hardware import explain_compiler_errors, explain_out_of_memory
 
 RANGE = {
     "least": (operator.ge, "at least"), "most": (operator.le, "at most"), "above": (operator.gt, "a number above"),
@@ -106,7 +106,8 @@ def run_command(main: Callable[[], int], name: str | None = None) -> typing.NoRe
     Args: name: how the line begins; the script's file name by default.
     """
     try:
-        with explain_out_of_memory("this machine", "lower --batch-size or --max-length where the command has them"):
+        smaller = "lower --batch-size or --max-length where the command has them"
+        with explain_out_of_memory("this machine", smaller), explain_compiler_errors():
             status = main()
         sys.exit(status)
     except (ValueError, OSError, MemoryError) as error:

@@ -14,6 +14,11 @@ BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 SMALLER_BATCHES = "lower --batch-size (raise --gradient-accumulation-steps to keep the step's size) or --max-length"
 
 
+def peak_bytes(usage) -> int:
+    """The most memory that a process had, of its `resource.struct_rusage`: macOS counts bytes, other systems KiB."""
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def choose_device(name: str = "auto") -> torch.device:
     """`auto` -> cuda if there is one, else mps, else cpu; another name -> that device.
 
@@ -98,6 +103,20 @@ def parameter_counts(model: torch.nn.Module) -> tuple[int, int]:
     """How many parameters train, and how many there are."""
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
     return sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
+
+
+@contextlib.contextmanager
+def explain_compiler_errors() -> Iterator[None]:
+    """Re-raise what torch.compile raises at the first forward pass as a ValueError that says what to do."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        raise ValueError(
+            f"torch.compile failed: {str(error)[:300]}; leave out --compile, or install what it needs: a C++ compiler, "
+            "and Triton for a GPU"
+        ) from error
 
 
 @contextlib.contextmanager

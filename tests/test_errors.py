@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from mistakes import ASK, CASES
 import train
 from minibert.qa.__main__ import main as ask
 from minirun.flags import check_values, run_command
+from minirun.hardware import peak_bytes
 from train import Options
 
 TABLE = re.findall(r"^\| (.+?) \| (.+) \|$", (ROOT / "docs" / "errors.md").read_text(encoding="utf-8"), re.MULTILINE)
@@ -145,3 +147,27 @@ def test_another_error_of_pytorch_is_not_taken_for_a_lack_of_memory():
 
     with pytest.raises(RuntimeError, match=r"^another$"):
         run_command(main, "minibert")
+
+
+def test_a_compiler_that_is_missing_is_one_line(capsys):
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    def main():
+        raise InvalidCxxCompiler
+
+    with pytest.raises(SystemExit) as ended:
+        run_command(main, "train.py")
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("train.py: torch.compile failed: No working C++ compiler found in")
+    assert line.endswith("; leave out --compile, or install what it needs: a C++ compiler, and Triton for a GPU")
+
+
+def test_peak_memory_is_in_bytes_everywhere(monkeypatch):
+    """A process that holds 100 MB has a peak of at least that, and of less than 100 times as much."""
+    code = "import resource, sys; from minirun.hardware import peak_bytes; kept = b'x' * 10**8; "
+    code += "print(peak_bytes(resource.getrusage(resource.RUSAGE_SELF)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert 10**8 < int(done.stdout) < 10**10
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert peak_bytes(types.SimpleNamespace(ru_maxrss=123)) == 123
