@@ -96,7 +96,7 @@ def model(config: BertConfig) -> str:
     parts.append(text(WIDTH - EDGE - 8, top + 20, f"{config.num_hidden_layers} layers like this", 14, "end",
                       'font-weight="bold"'))  # fmt: skip
     y += 18
-    step(54, "trained", f"QA head: linear {H} → 2", "the only new part", "")
+    step(54, "trained", f"QA head: linear {H} → 2", "new: BERT comes without it", "")
     parts.append(arrow(middle, y, 22))
     parts.append(text(middle, y + 42, "start_logits (B, T), end_logits (B, T)", 15, "middle"))
     return page(y + 60, "BERT with a question-answering head, and the shape after each part", parts)

@@ -44,7 +44,14 @@ def attention(yours) -> None:
     q, k, v = torch.randn(3, 2, 3, 7, 5).unbind(0)
     close(yours(q, k, v, torch.ones_like(mask)), F.scaled_dot_product_attention(q, k, v), "without padding")
     close(yours(q, k, v, mask), F.scaled_dot_product_attention(q, k, v, attn_mask=mask), "with padding")
-    half = yours(q.half(), k.half(), v.half(), mask)
+    low, high = torch.full((2, 3, 7, 5), -100.0), torch.full((2, 3, 7, 5), 100.0)
+    expected = F.scaled_dot_product_attention(low, high, v, attn_mask=mask)
+    close(yours(low, high, v, mask), expected, "where every score is -22,361, below any finite number for masked ones")
+    try:
+        half = yours(q.half(), k.half(), v.half(), mask)
+    except RuntimeError as error:
+        assert "overflow" not in str(error), "float16 cannot hold the masked score"
+        raise
     assert half.isfinite().all(), "in float16: not finite; is the masked score a number that float16 cannot hold?"
 
 
@@ -101,6 +108,8 @@ def checkpoint_names(yours) -> None:
     for name, part in parts.items():
         same = torch.equal(part.weight, tensors[f"{found[name]}.weight"])
         assert same, f"{name} -> {found[name]}, but that is another part"
+    third = {n.replace(".layers.1.", ".layers.2."): t.replace(".layer.1.", ".layer.2.") for n, t in found.items()}
+    assert yours(3) == found | third, "with 3 layers other names are expected: is the argument used?"
 
 
 def lora_linear(yours) -> None:
@@ -209,6 +218,8 @@ def scores(yours) -> None:
         ("the Normans", "Normans", 1, 1), ("Denver Broncos", "the Broncos!", 0, 2 / 3), ("10th", "10th-century", 0, 0),
         ("a b c d", "b c", 0, 0.8), ("very very good", "very good good", 0, 2 / 3), ("", "", 1, 1),
         ("", "Rollo", 0, 0), ("Rollo", "", 0, 0), ("U.S.", "us", 1, 1), ("The", "a", 1, 1),
+        ("a.m.", "am", 1, 1), ("An apple", "apple", 1, 1), ("the, Normans", "Normans", 1, 1),
+        ("Lima Peru", "Peru", 0, 2 / 3), ("twenty-one", "twentyone", 1, 1), ("very good", "good very", 0, 1),
     ]  # fmt: skip
     for gold, predicted, em, f1 in cases:
         found = tuple(map(float, yours(gold, predicted)))

@@ -81,7 +81,7 @@ def notes(options: argparse.Namespace, rows: Sequence[dict]) -> str:
     """What stands above the table: the data, and which row is chosen by what."""
     if options.gpt:
         best, by = min(rows, key=lambda row: row["held"]["loss"]), "the loss"
-        more = f'all with {options.gpt}; always "" has F1 {best["dev"]["always_empty"]["f1"]:.2f} on dev'
+        more = f"all with {options.gpt}"
     else:
         best = max(rows, key=lambda row: common.held_f1(row["held"]))
         by, more = common.judged_by(best["held"]), "at the threshold of the held-out part if there is one"
@@ -89,7 +89,7 @@ def notes(options: argparse.Namespace, rows: Sequence[dict]) -> str:
     return (
         f"{questions} questions of {Path(options.train).name}; chosen by {by} on {held} questions of "
         f"held-out articles: rank {best['rank']}, {best['targets']}, rate {best['learning_rate']:g}. "
-        f"{Path(options.dev).name} was scored once per row, {more}."
+        f"{Path(options.dev).name} was scored once per row, {more}; {common.silence(best['dev'])}."
     )
 
 

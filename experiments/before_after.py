@@ -46,7 +46,8 @@ def main(argv: Sequence[str]) -> int:
         f"{len(examples):,} questions of {Path(options.dev).name}, each model at its own threshold, 0 if it has none. "
         "Correct, similar and incorrect are counted as by Simple Transformers: equal to the first gold answer; one "
         'contains the other, as everything contains ""; neither. So silence scores well even where it is wrong. The '
-        "figures to read are EM and F1 against every gold answer, for questions with (HasAns) and without (NoAns) one."
+        "figures to read are EM and F1 against every gold answer, for questions with (HasAns) and without (NoAns) one; "
+        f"{common.silence(rows[0]['metrics'])}."
     )
     common.report(options.output, "Before and after", rows, COLUMNS, notes)
     text = answers_table(asked, shown)
@@ -85,7 +86,8 @@ def judged(reader: squad.Reader, examples: Sequence[squad.Example]) -> dict:
     found = reader(questions, contexts, progress=progress_bar("answer"))
     answers = {e.id: item["answer"] for e, item in zip(examples, found, strict=True)}
     counts = Counter(kind_of(e, answers[e.id]) for e in examples)
-    return {"counts": dict(counts), "metrics": squad.official_metrics(examples, answers)}
+    silent = squad.official_metrics(examples, dict.fromkeys(answers, ""))
+    return {"counts": dict(counts), "metrics": squad.official_metrics(examples, answers) | {"always_empty": silent}}
 
 
 def kind_of(example: squad.Example, given: str) -> str:

@@ -48,7 +48,8 @@ def main(argv: Sequence[str]) -> int:
     notes = (
         f"{questions} questions of {Path(options.train).name}, {options.epochs} epochs. Each rate was chosen "
         f"by {common.judged_by(rows[0]['metrics'])} on {held} questions of held-out articles: {others}. "
-        f"{Path(options.dev).name} was scored once per row. The training loss counts windows without an answer "
+        f"{Path(options.dev).name} was scored once per row; {common.silence(rows[0]['dev'])}. "
+        "The training loss counts windows without an answer "
         "--null-weight times (1.5 by default), the held-out loss once. Latency: the median of 40 single questions on a "
         "text of 130 tokens, in float32."
     )

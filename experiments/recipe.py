@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     notes = (
         f"{questions} questions of {Path(options.train).name}, one pass, {options.seeds} seeds: mean (lowest - "
         f"highest). {Path(options.dev).name} was scored once per run, at the threshold of {held} questions of "
-        "held-out articles."
+        f"held-out articles; {common.silence(rows[0]['runs'][0]['dev'])}."
     )
     common.report(options.output, "What each part of the recipe is worth", rows, COLUMNS, notes)
     found_spans = {row["change"]: [common.has_answer_f1(run["dev"]) for run in row["runs"]] for row in rows}

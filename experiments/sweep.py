@@ -188,7 +188,8 @@ def finish(optuna, study, options, data: list[str]) -> None:
     best = study.best_trial
     folder = options.output / f"trial-{best.number}"
     held = read_object(folder / "metrics.json")
-    dev = common.at_own_threshold(common.scored(folder, options.dev))
+    scores = common.scored(folder, options.dev)
+    dev = common.at_own_threshold(scores)
     weights = importances(optuna, study)
     listed = ", ".join(f"{flag} {weight:.0%}" for flag, weight in weights.items()) or "too few finished trials to tell"
     files = ["--train", str(options.train), "--dev", str(options.dev)]
@@ -200,7 +201,8 @@ def finish(optuna, study, options, data: list[str]) -> None:
         f"{questions} questions of {Path(options.train).name}, {options.epochs} epochs, judged by "
         f"{common.judged_by(held)} on {held_out} questions of held-out articles. Best: trial {best.number}. "
         f"Importances (PED-ANOVA): {listed}. {Path(options.dev).name}, scored once for the best: EM "
-        f"{common.with_interval(dev, 'exact')}, F1 {common.with_interval(dev, 'f1')}.\n\n    {command}"
+        f"{common.with_interval(dev, 'exact')}, F1 {common.with_interval(dev, 'f1')}; "
+        f"{common.silence(scores)}.\n\n    {command}"
     )
     names = [name for name in rows[0] if name not in ("number", "state", "f1", "seconds")]
     columns = {

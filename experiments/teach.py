@@ -36,7 +36,8 @@ def main(argv: Sequence[str]) -> int:
     judged_by = common.judged_by(rows[0]["metrics"])
     notes = (
         f"All learned from {Path(options.train).name} and at most {options.augment:,} questions made of it, and "
-        f"are scored on {Path(options.dev).name} after their last pass, with {judged_by}. Nothing is chosen."
+        f"are scored on {Path(options.dev).name} after their last pass, with {judged_by}; "
+        f"{common.silence(rows[0]['metrics'])}. Nothing is chosen."
     )
     common.report(options.output, "Taught by two models of the same questions", rows, COLUMNS, notes)
     found = {row["model"]: [common.held_f1(row["metrics"])] for row in rows}

@@ -31,6 +31,7 @@ import minirun
 import squad
 from minirun.checkpoint import load_checkpoint, save_checkpoint
 from minirun.command import saved_options
+from minirun.hardware import peak_bytes
 from squad.examples import WrongOffsetError
 
 SECONDS, MEMORY = 10, 2**30
@@ -219,13 +220,13 @@ def main() -> int:
         chosen = {k: v for k, v in targets(shop).items() if options.target in (None, k)}
         for _, load, _ in chosen.values():
             load()  # unharmed it works
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = peak_bytes(resource.getrusage(resource.RUSAGE_SELF))
         for seed in range(options.seed, options.seed + options.count):
             name = list(chosen)[seed % len(chosen)]
             outcome = once(shop, seed, name, *chosen[name])
             outcomes[name, outcome] += 1
             failures += outcome == "FAILED"
-        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+        grown = peak_bytes(resource.getrusage(resource.RUSAGE_SELF)) - before
     for (name, outcome), number in sorted(outcomes.items()):
         print(f"{name:>15}  {outcome:8} {number:6,}")
     print(f"{options.count:,} mutations, {failures} failures, {grown / 2**20:,.0f} MiB more memory")

@@ -198,7 +198,7 @@ def test_a_worker_that_fails_says_why_then_and_later(capfd):
 def test_a_worker_that_is_killed_is_missed():
     worker = Worker(partial, os.kill)
     with pytest.raises(ValueError, match="a worker process has ended with status -9"):
-        worker.ask(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+        worker.ask(worker._process.pid, signal.SIGKILL)
 
 
 def test_the_estimate_follows_the_matrix_speed():

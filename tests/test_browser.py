@@ -95,6 +95,8 @@ def test_an_unanswerable_question_is_told(page):
 def test_the_slider_asks_again_for_another_share_of_answerable_questions(page):
     assert ask(page, "When was the Eiffel Tower built?", VIN) == "The text does not say."
     slider = page.find_element(By.ID, "share")
+    assert slider.accessible_name == "How readily to answer"
+    assert slider.get_attribute("aria-valuetext") == page.find_element(By.ID, "meaning").text
     usual = slider.get_attribute("value")
     assert "have an answer in their text" in text_of(page, "meaning")
     slider.send_keys(Keys.END)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 import shutil
 import sys
 
@@ -30,6 +31,14 @@ def test_the_solution_passes_and_the_stub_does_not(step, monkeypatch, capsys):
 def with_large_number(q, k, v, mask):
     scores = q @ k.transpose(2, 3) / math.sqrt(q.size(-1))
     return scores.masked_fill(~mask, -1e4 if q.dtype == torch.half else -1.0).softmax(-1) @ v
+
+
+def with_number(number):
+    def attention(q, k, v, mask):
+        scores = q @ k.transpose(2, 3) / math.sqrt(q.size(-1))
+        return scores.masked_fill(~mask, number).softmax(-1) @ v
+
+    return attention
 
 
 def with_softmax_over_queries(q, k, v, mask):
@@ -134,6 +143,16 @@ NEAR_MISSES = [
     ("best_span", lambda s, e, mask, most: solutions.best_span(s, e, mask, most + 1), "at most 1, mask"),
     ("best_threshold", lambda odds, f1, has_answer: np.inf, "mean F1"),
     ("scores", lambda gold, predicted: (float(gold == predicted), 0.0), "gold 'the Normans'"),
+    (
+        "scores",
+        lambda gold, predicted: solutions.scores(*(re.sub(r"\b(a|an|the)\b", " ", t) for t in (gold, predicted))),
+        "gold 'a.m.'",
+    ),
+    ("scores", lambda gold, predicted: solutions.scores(gold.replace("An ", "Anne "), predicted), "gold 'An apple'"),
+    ("scores", lambda gold, predicted: solutions.scores(*(t.replace("-", " ") for t in (gold, predicted))), "gold '"),
+    ("checkpoint_names", lambda layers: solutions.checkpoint_names(2), "is the argument used?"),
+    ("attention", with_number(-1e4), "below any finite number for masked ones"),
+    ("attention", with_number(-1e9), "float16 cannot hold the masked score"),
 ]
 
 

@@ -86,6 +86,7 @@ def test_ablate_ends_in_a_table_and_goes_on_where_it_was(tiny, tmp_path, monkeyp
     table = (tmp_path / "results.md").read_text(encoding="utf-8")
     assert f"{common.sizes(tmp_path)[0]} questions of" in table
     assert "| query, value | 2 | 4 | 0.001 |" in table
+    assert f'; always "" has F1 {rows[0]["dev"]["always_empty"]["f1"]:.2f} on dev.' in table.replace("\n", " ")
     assert table in capsys.readouterr().out
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
     assert ablate.main(arguments) == 0  # nothing is trained again
@@ -105,6 +106,7 @@ def test_recipe_shows_mean_lowest_and_highest_over_seeds(tiny, tmp_path, monkeyp
         low, high = sorted(read(path)["always_answer"]["HasAns_f1"] for path in files[name])
         [line] = [line for line in table.splitlines() if line.startswith(f"| {change} |")]
         assert line.split(" | ")[2] == f"{(low + high) / 2:.2f} ({low:.1f} - {high:.1f})"
+    assert 'always "" has F1 ' in table.replace("\n", " ")
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
     assert recipe.main(on_tiny(tiny, "--seeds", "2", "--output", str(tmp_path))) == 0  # nothing is trained again
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")} == before
@@ -120,7 +122,9 @@ def test_the_third_model_is_taught_by_the_two_before_it(tiny, tmp_path):
     assert [config["teachers"] for config in configs] == ["", "", f"{folders[0]},{folders[1]}"]
     assert [config["lora_rank"] for config in configs] == [8, 0, 8]
     assert [config["augment"] for config in configs] == [3, 3, 3]
-    rows = (tmp_path / "results.md").read_text(encoding="utf-8").splitlines()[-3:]
+    table = (tmp_path / "results.md").read_text(encoding="utf-8")
+    assert 'always "" has F1 ' in table.replace("\n", " ")
+    rows = table.splitlines()[-3:]
     for row, folder in zip(rows, folders, strict=True):
         crossfit = read(folder / "metrics.json")["crossfit"]
         assert row.split(" | ")[3].startswith(f"{crossfit['f1']:.2f} (")
@@ -238,3 +242,4 @@ def test_compare_chooses_by_the_held_out_part_and_weighs_files(tiny, tmp_path, m
     assert full["bytes"] > lora["bytes"]
     assert lora["latency"].keys() == {"merged", "unmerged"}
     assert full["latency"].keys() == {"merged"}
+    assert 'always "" has F1 ' in (tmp_path / "results.md").read_text(encoding="utf-8").replace("\n", " ")

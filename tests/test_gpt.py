@@ -144,6 +144,15 @@ def test_attention_is_its_formula_both_ways(monkeypatch, T, fused):
         close(found[b, n, t], sum(w * v[b, n, s] for w, s in zip(weights, seen, strict=True)) / sum(weights))
 
 
+def test_float16_masks_do_not_overflow():
+    q, k, v = torch.randn(3, 1, 2, 7, 5).half().unbind(0)
+    tokens = torch.tensor([[0, 0, 0, 1, 1, 1, 1]])
+    out = minigpt.model.eager_attention(q, k, v, minigpt.model.causal_mask(tokens, 7), 0.0)[:, :, 3:]
+    own = minigpt.model.causal_mask(tokens[:, 3:], 4)
+    assert out.isfinite().all()
+    torch.testing.assert_close(out, minigpt.model.eager_attention(*(x[:, :, 3:] for x in (q, k, v)), own, 0.0))
+
+
 def test_no_token_sees_those_after_it(model):
     ids, mask = left_padded(31, 1, 7, seed=1)
     logits = model(ids, mask)
@@ -183,9 +192,11 @@ def test_too_long_a_sequence_is_refused(model):
         model(ids, mask)
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("rate", ["resid_pdrop", "embd_pdrop", "attn_pdrop"])
-def test_dropout_acts_in_training_only(rate):
+def test_dropout_acts_in_training_only(rate, fused, monkeypatch):
     torch.manual_seed(0)
+    monkeypatch.setattr(minigpt.model, "fused_attention_pays", lambda *_: fused)
     model = minigpt.GPT2LMHead(dataclasses.replace(ODD.with_dropout(0.0), **{rate: 0.5}))
     ids, mask = left_padded(31, 3, 7, seed=3)
     assert not torch.equal(model(ids, mask), model(ids, mask))

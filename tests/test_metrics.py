@@ -131,9 +131,12 @@ def test_halves_hold_whole_articles_of_like_size():
 
 
 def test_cross_fitting_uses_the_other_halfs_threshold():
-    """Half a wants to answer all, half b nothing: each is judged by the other's wish."""
+    """Half a wants to answer all, half b nothing: each is judged by the other's wish.
+
+    Blanked at 0 first, half a's threshold would be 0 instead of 3, and b's questions would stay unanswered.
+    """
     examples = [example(0, True, "a"), example(1, True, "a"), example(2, False, "b"), example(3, False, "b")]
-    odds = {"0": 1.0, "1": 2.0, "2": -1.0, "3": -2.0}
+    odds = {"0": 1.0, "1": 2.0, "2": 0.5, "3": 0.25}
     answers = dict.fromkeys(odds, "x")
     assert cross_fitted_answers(examples, answers, odds) == {"0": "", "1": "", "2": "x", "3": "x"}
     assert official_metrics(examples, cross_fitted_answers(examples, answers, odds))["f1"] == 0.0

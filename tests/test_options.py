@@ -8,6 +8,7 @@ import pytest
 from helpers import GOLDEN, ROOT, everything, flags, options_of, parse, read
 
 import train
+import train_gpt
 
 
 def test_flags_are_the_fields_with_their_types():
@@ -117,6 +118,21 @@ def test_default_epochs(given, epochs):
 def test_defaults_that_depend_on_others_are_resolved_once():
     assert options_of([]).output.startswith("runs/2")
     assert options_of(["--epochs", "5", "--output", "x"]).resolved() == options_of(["--epochs", "5", "--output", "x"])
+
+
+FIXED = {"seed", "max_train_examples", "answerable_only", "max_length", "lora_rank", "lora_alpha", "lora_targets"}
+FIXED |= {"batch_size", "gradient_accumulation_steps"}  # of both scripts
+
+
+@pytest.mark.parametrize(
+    ("options", "own"),
+    [
+        (train.Options, {"skip_bad", "augment", "leave_out", "window_overlap", "max_question_tokens", "teachers"}),
+        (train_gpt.Options, {"learn", "silence"}),
+    ],
+)
+def test_what_would_make_a_checkpoint_meaningless_is_fixed(options, own):
+    assert {field.name for field in dataclasses.fields(options) if field.metadata.get("fixed")} == FIXED | own
 
 
 def test_every_option_marked_as_fixed_is_refused_in_a_resumed_run(run):

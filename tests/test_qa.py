@@ -164,7 +164,8 @@ def test_a_conversation(run, text):
         command, cwd=ROOT, input="who is vin\n\nwho is kelsier\n", capture_output=True, text=True, timeout=120
     )
     assert (done.returncode, done.stdout.count("%)")) == (0, 2)
-    assert done.stderr == f"{len(CONTEXTS['Vin'])} characters of text; Ctrl-D ends\n"
+    assert done.stderr.startswith(f"{len(CONTEXTS['Vin'])} characters of text; Ctrl-D ends\n")
+    assert "minibert:" not in done.stderr  # a progress bar may follow on a slow machine, no error
 
 
 # --------------------------------------------------------------------------------------- many questions

@@ -1,5 +1,6 @@
 """The page of squad.report: what it shows, and what must never be in one."""
 
+import html
 import json
 import math
 import re
@@ -15,6 +16,7 @@ from reports import URDU, VIN, make_run, question
 import squad
 import train
 from squad import DataError, read_examples
+from squad.evaluation import labels
 from squad.report.__main__ import main
 from squad.report.numbers import INVENTED, SILENT, WRONG
 from squad.report.page import windows_per_question
@@ -61,8 +63,11 @@ def test_what_the_page_shows(mixed):
         "loss", "rate", "threshold", "precision", "calibration-before", "calibration-after", "by-word", "by-length",
     ]  # fmt: skip
     metrics = json.loads((mixed / "metrics.json").read_text(encoding="utf-8"))
-    for row in (metrics, metrics["crossfit"], metrics["at_zero"], metrics["always_answer"], metrics["always_empty"]):
-        assert f"<td>{row['exact']:.2f}<small>" in page and f"<td>{row['f1']:.2f}<small>" in page
+    for name, label in labels(False).items():
+        row = metrics[name] if name else metrics
+        cells = rf"</th><td>{row['exact']:.2f}<small>[^<]*</small></td><td>{row['f1']:.2f}<"
+        assert re.search(re.escape(html.escape(label)) + cells, page), label
+    assert f"always &quot;&quot;, the baseline</dt><dd>{metrics['always_empty']['f1']:.2f}<" in page
     assert f"Expected calibration error {metrics['calibration']['ece_before']:.1%}." in page
     assert "give --tokenizer PATH" in page
     found = re.findall(r'data-kind="([^"]+)">.*?Who is (\w+)\?', page)

@@ -120,8 +120,12 @@ def test_flags_of_drawing_reach_generate(answers, tmp_path, monkeypatch):
         assert (how["generator"].initial_seed() if "generator" in how else None) == seed
 
 
-def test_evaluating_again_gives_the_same(answers):
+def test_evaluating_again_gives_the_same(answers, capsys):
     assert train_gpt.main(["--evaluate", str(answers)]) == 0
+    metrics = read(answers / "metrics.json")
+    shown = capsys.readouterr().out
+    assert f"{metrics['f1']:.2f}" in shown and 'always ""' in shown
+    assert f"{metrics['always_empty']['f1']:.2f}" in shown
     again = answers / "evaluation"
     assert read(again / "predictions.json") == read(answers / "predictions.json")
     # The adapter was merged nowhere, but its base is read anew: equal up to rounding.
@@ -187,6 +191,16 @@ def test_accumulating_equals_one_pass_though_answers_differ_in_length(text, tiny
     assert whole.keys() == parts.keys()
     for name in whole:
         torch.testing.assert_close(whole[name], parts[name], rtol=1e-4, atol=1e-6)
+
+
+def test_accumulation_makes_the_step_larger_not_the_epoch_longer(text, tiny, tmp_path):
+    """3 passes of 2 prompts learn what one pass of 6 does, step by step."""
+    for size, passes in ((2, 3), (6, 1)):
+        sizes = ("--batch-size", str(size), "--gradient-accumulation-steps", str(passes), "--epochs", "1")
+        out = tmp_path / f"{size}x{passes}"
+        assert train_gpt.main(flags(tiny, out, "--model", str(text / "model"), *sizes)) == 0
+    assert len(losses(tmp_path / "2x3")) == len(losses(tmp_path / "6x1")) > 2
+    assert losses(tmp_path / "2x3") == pytest.approx(losses(tmp_path / "6x1"), rel=1e-3)
 
 
 def test_two_processes_train_and_answer_as_one(text, tiny, tmp_path):

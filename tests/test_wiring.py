@@ -64,6 +64,19 @@ def test_an_option_changes_what_it_names_and_nothing_else(option, value, found, 
     assert sum(a != b for a, b in zip(figures(usual), figures(changed), strict=True)) == 1
 
 
+def test_accumulation_makes_the_step_larger_not_the_epoch_longer(tiny, tmp_path):
+    """4 passes of 2 windows learn what one pass of 8 does, step by step."""
+    logs = []
+    for size, passes in ((2, 4), (8, 1)):
+        sizes = ("--batch-size", str(size), "--gradient-accumulation-steps", str(passes))
+        out = tmp_path / f"{size}x{passes}"
+        assert train.main(flags(tiny, out, *sizes, "--epochs", "1", "--log-every", "1", "--precision", "fp32")) == 0
+        logs.append([(line["step"], line["loss"]) for line in read_log(out) if "loss" in line])
+    assert [step for step, _ in logs[0]] == [step for step, _ in logs[1]]
+    assert len(logs[0]) > 2
+    assert [loss for _, loss in logs[0]] == pytest.approx([loss for _, loss in logs[1]], rel=1e-3)
+
+
 def test_the_seed_decides_the_first_weights(tiny, tmp_path):
     def first(seed):
         return next(lora.lora_layers(run_with(tiny, tmp_path, "--seed", seed).model))[1].lora_A

@@ -20,7 +20,12 @@ def main(argv: list[str] | None = None) -> int:
     add("--decoding", choices=("greedy", "top-k", "top-p"), default="greedy", help="greedy: the same answer every time")
     add("--k", metavar="N", type=int, help="top-k draws from the N most probable tokens (10)")
     add("--p", metavar="X", type=float, help="top-p draws from the fewest tokens of this probability (0.9)")
-    add("--temperature", metavar="X", type=float, help="of top-k and top-p; below 1 is bolder (1.0)")
+    add(
+        "--temperature",
+        metavar="X",
+        type=float,
+        help="of top-k and top-p; below 1 keeps to likely words, above 1 strays (1.0)",
+    )
     add("--seed", metavar="N", type=int, help="of top-k and top-p (0)")
     options = parser.parse_args(argv)
     decoding, context = decoding_of(parser, options), read_text(options.context)

@@ -114,7 +114,7 @@ def _scores_table(figures: dict) -> str:
         cells = [f"{row[k]:.2f}<small>{_interval(row[k + '_interval'])}</small>" for k in ("exact", "f1")]
         cells += [f"{row[k]:.2f}" if k in row else "\N{EN DASH}" for k in ("HasAns_f1", "NoAns_f1")]
         lines.append([escape(names[name]), *cells])
-    return table(("", "EM", "F1", "HasAns F1", "NoAns F1"), lines)
+    return table(("answers", "EM", "F1", "HasAns F1", "NoAns F1"), lines)
 
 
 def _options(config: dict) -> str:
