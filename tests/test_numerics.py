@@ -68,7 +68,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run_before_a_checkpoint_has_it(t
     monkeypatch.setattr(train, "training_step", broken)
     with pytest.raises(
         ValueError,
-        match=r"step 8: the loss is [\d.]+, the gradient's norm nan; try a lower --learning-rate. It was on the questions",
+        match=r"step 8: the loss is [\d.]+, the gradient's norm nan; try .*\. It was on the questions",
     ):
         train.main(flags(tiny, tmp_path / "run", "--checkpoint-every", "1"))
     newest = max(path.name for path in (tmp_path / "run" / "checkpoint").iterdir())
