@@ -49,8 +49,8 @@ class Options(minirun.RunOptions):
     max_dev_examples: int = option(0, "only the first N; 0: all, of excerpt 700 if slow", least=0, of="dev")
     skip_bad: bool = option(False, "leave out malformed questions instead of stopping at the first", fixed=True)
     answerable_only: bool = option(False, "leave out unanswerable questions, of train and dev", fixed=True)
-    augment: int = option(0, "add N made unanswerable; 0: none, excerpt 1/8, sample 9,000", least=0, fixed=True)
-    leave_out: int = option(0, "add N whose text lost its answer's sentence; 0: none, excerpt 1/8", least=0, fixed=True)
+    augment: int = option(0, "N questions made unanswerable; 0: none (excerpt 1/8, sample 9,000)", least=0, fixed=True)
+    leave_out: int = option(0, "N whose text lost its answer's sentence; 0: none (excerpt 1/8)", least=0, fixed=True)
     max_length: int = option(384, "tokens in a window: question, context, special ones", least=1, fixed=True)
     window_overlap: int = option(128, "context tokens that neighbouring windows share", least=0, fixed=True)
     max_question_tokens: int = option(64, "a longer question is cut", least=1, fixed=True)
@@ -59,7 +59,7 @@ class Options(minirun.RunOptions):
     revision: str = option("", "hub commit or tag of the model")
     dropout: float = option(0.0, "dropout inside BERT; slow on a CPU", least=0, below=1)
     compile: bool = option(False, "torch.compile the model: a minute or two before the first step; for GPUs")
-    teachers: str = option("", "half of the loss is to score as these models do; shipped, or none", fixed=True)
+    teachers: str = option("", "models to imitate, with commas, or shipped, none: half of the loss", fixed=True)
     lora_rank: int = option(8, "r, the rank of the updates; 0 trains every weight instead", least=0, fixed=True)
     lora_alpha: float = option(16.0, "the updates are scaled by alpha / r", above=0, fixed=True)
     lora_dropout: float = option(0.0, "dropout on the inputs of the updates", least=0, below=1)
@@ -189,10 +189,10 @@ def load_data(options: Options, split: str, path: Path, tokenizer: Tokenizer, ta
 
 def load_model(options: Options, run: Path | None) -> tuple[nn.Module, Tokenizer]:
     """What this run trained: base and adapter, or all weights. None: the pretrained model, new adapters and QA head."""
-    source = options.model, options.revision or None
-    if run and not options.lora_rank:
-        source = trained_part(options, run).resolve(), None  # absolute, so that it is no hub id
-    model = minibert.load_pretrained(*source, options.dropout, missing_head="allow")
+    source, missing_head = (options.model, options.revision or None), "allow"
+    if run and not options.lora_rank:  # its path is absolute, so that it is no hub id
+        source, missing_head = (trained_part(options, run).resolve(), None), "error"
+    model = minibert.load_pretrained(*source, options.dropout, missing_head)
     if run and options.lora_rank:
         lora.load_adapter(model, trained_part(options, run), minibert.checkpoint_names(model.config), HEAD)
     elif options.lora_rank:

@@ -11,6 +11,7 @@ the end the time that ours needs to where each of theirs ends, and with --plot a
 """
 
 import argparse
+import functools
 import json
 import subprocess
 import sys
@@ -26,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import squad
 from bench.machine import processor
 from bench.sides import their_model
+from experiments.common import draw
 from minihub import load_tokenizer
 from minirun import autocast, choose_precision, keep_freed_memory, progress_bar
 from squad.dataset import load_examples
@@ -59,7 +61,7 @@ def main() -> None:
     for name, peer in zip([*found][1:], peers, strict=True):
         print(f"\n{name}: {in_words(mine, peer)}")
     if options.plot:
-        plot(found, options.plot)
+        draw(options.plot, functools.partial(plot, found), panels=2, size=(9, 3.4))
 
 
 def in_words(mine: list[Point], peer: list[Point]) -> str:
@@ -72,20 +74,13 @@ def in_words(mine: list[Point], peer: list[Point]) -> str:
     return f"{ends}, ours is there after {min(reached) / 60:.1f}, {min(reached) / theirs:.0%} of the time"
 
 
-def plot(found: dict[str, list[Point]], path: Path) -> None:
-    """F1 over minutes of training, both scores."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained", sharex=True)
+def plot(found: dict[str, list[Point]], *panels) -> None:
+    """Both scores over minutes of training."""
     for panel, title, at in zip(panels, ("cross-fitted F1", "HasAns F1, always answering"), (2, 3), strict=True):
         for name, points in found.items():
             panel.plot([point[1] / 60 for point in points], [point[at] for point in points], "o-", label=name)
         panel.set(title=title, xlabel="minutes of training")
     panels[1].legend()
-    figure.savefig(path, dpi=110)
 
 
 def ours(questions: int, dev: str) -> Iterator[Point]:

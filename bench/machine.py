@@ -29,21 +29,28 @@ def describe(device: torch.device) -> dict:
 
 
 def kind_of_machine(device: torch.device) -> str:
-    """`amx`, `avx512-bf16`, `avx2` (or less) or `cuda`: the classes that figures are kept for."""
-    name = processor()
+    """`cuda`, or `amx`, `avx512-bf16` or `avx2` (or less) with the processor's family and model."""
+    if device.type == "cuda":
+        return "cuda"
     kinds = {"amx_bf16": "amx", "avx512_bf16": "avx512-bf16"}
-    return "cuda" if device.type == "cuda" else next((kind for flag, kind in kinds.items() if flag in name), "avx2")
+    kind = next((kind for flag, kind in kinds.items() if flag in processor()), "avx2")
+    return "-".join([kind, *_from_cpuinfo("cpu family", "model")])
 
 
 def processor() -> str:
-    """Its name and its instructions for bf16; family and model tell generations of the same name apart."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    numbers = [line.split(":")[1].strip() for line in lines if line.startswith(("cpu family", "model\t"))]
-    which = f" family {numbers[0]} model {numbers[1]}" if len(numbers) > 1 else ""
-    flags = {flag for line in lines if line.startswith("flags") for flag in line.split()}
+    """Its name, family and model, which tell generations of one name apart, and its instructions for bf16."""
+    known = _from_cpuinfo("model name", "cpu family", "model")
+    flags = " ".join(_from_cpuinfo("flags")).split()
     bf16 = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in flags]
-    return f"{models[0] if models else platform.processor()}{which} ({', '.join(bf16) or 'no bf16 instructions'})"
+    return f"{' '.join(known) or platform.processor()} ({', '.join(bf16) or 'no bf16 instructions'})"
+
+
+def _from_cpuinfo(*names: str) -> list[str]:
+    """What Linux says about the first processor under these names; [] elsewhere."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().partition("\n\n")[0].splitlines() if file.exists() else []
+    said = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return [said[name] for name in names if name in said]
 
 
 def matrix_peak(device: torch.device, dtype: torch.dtype = torch.bfloat16) -> float:

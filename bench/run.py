@@ -8,7 +8,8 @@
 
 Both sides of a comparison take turns on the same questions of data/, in the same precision: bf16 where the processor
 has it natively, else float32. Medians are reported, beside the matrix speed that the machine reaches in these minutes.
-Writes bench/results/KIND-PRECISION.json and .md, where the kind of machine is amx, avx512-bf16, avx2 or cuda.
+Writes bench/results/KIND-PRECISION.json and .md, where KIND is cuda, or amx, avx512-bf16 or avx2 with the processor's
+family and model.
 """
 
 import statistics
@@ -75,7 +76,7 @@ def main() -> int:
         parser.error(f"--only {options.only}: expected one of {', '.join(todo)}")
     options.precision = resolved(options.precision, device)
     file = Path(options.output) / f"{kind_of_machine(device)}-{options.precision}.json"
-    report = {"machine": describe(device), "parts": earlier(file, describe(device))}
+    report = {"machine": describe(device), "parts": earlier(file, describe(device)) if options.only else {}}
     if device.type == "cpu" and not options.only and not options.quick:
         print(estimate(matrix_peak(device, PRECISIONS[options.precision]) / 1e9, options.precision), flush=True)
     for name, part in todo.items():

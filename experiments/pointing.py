@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
         f"points: {options.reader or 'the adapter of this package'}": lambda r: r["points"],
         f"writes: {options.writer}": lambda r: r["writes"],
     }
-    notes = f'{len(examples)} questions of {Path(options.dev).name}; always "" has F1 {silent["f1"]:.2f}.'
+    notes = f"{len(examples)} questions of {Path(options.dev).name}; {common.silence({'always_empty': silent})}."
     common.report(options.output, "Pointing or writing", rows, columns, notes)
     return 0
 

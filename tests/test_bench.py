@@ -19,7 +19,7 @@ import lora.linear
 import minibert
 import squad
 import train
-from bench import learning, same, sides, table
+from bench import learning, machine, same, sides, table
 from bench.run import earlier, estimate
 from bench.sides import training_flops
 from bench.worker import Worker
@@ -40,6 +40,18 @@ def test_flops_are_those_that_torch_counts(config):
     assert training_flops(config, np.array([7, 7, 7]), rank=2) == counter.get_total_flops()
 
 
+def test_generations_of_one_processors_name_are_two_machines(monkeypatch, tmp_path):
+    file = tmp_path / "cpuinfo"
+    monkeypatch.setattr(machine, "Path", lambda _: file)
+    names = []
+    for model in (17, 2):
+        core = f"cpu family\t: 25\nmodel\t\t: {model}\nmodel name\t: EPYC\nflags\t\t: fma avx512_bf16\n"
+        file.write_text(f"processor\t: 0\n{core}\nprocessor\t: 1\n{core}", encoding="utf-8")
+        names.append((machine.processor(), machine.kind_of_machine(torch.device("cpu"))))
+    assert names[0] == ("EPYC 25 17 (avx512_bf16)", "avx512-bf16-25-17")
+    assert names[1] == ("EPYC 25 2 (avx512_bf16)", "avx512-bf16-25-2")
+
+
 def test_the_time_to_a_peers_last_score():
     mine = [(0.25, 60.0, 50.0, 40.0), (0.5, 120.0, 51.0, 50.0), (0.75, 180.0, 50.5, 55.0)]
     assert learning.in_words(mine, [(1, 300.0, 52.0, 0.0), (2, 600.0, 50.5, 0.0)]) == (
@@ -50,14 +62,14 @@ def test_the_time_to_a_peers_last_score():
 
 
 def test_a_part_measured_again_leaves_the_others(tmp_path):
-    file, machine = tmp_path / "results" / "cpu.json", {"processor": "x"}
+    file, here = tmp_path / "results" / "cpu.json", {"processor": "x"}
     first = {"date": "2026-01-01", "rows": [table.row("decoding", "1 s", "0.5 s", True)]}
     again = {"date": "2026-01-02", "rows": [table.row("start", "5 s", "6 s", False)]}
-    assert earlier(file, machine) == {}
-    table.write({"machine": machine, "parts": {"decode": first}}, file)
-    parts = earlier(file, machine) | {"start": again}
-    table.write({"machine": machine, "parts": parts}, file)
-    assert earlier(file, machine) == {"decode": first, "start": again}
+    assert earlier(file, here) == {}
+    table.write({"machine": here, "parts": {"decode": first}}, file)
+    parts = earlier(file, here) | {"start": again}
+    table.write({"machine": here, "parts": parts}, file)
+    assert earlier(file, here) == {"decode": first, "start": again}
     with pytest.raises(ValueError, match="on another machine"):
         earlier(file, {"processor": "y"})
     text = file.with_suffix(".md").read_text(encoding="utf-8")

@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import json
+import tracemalloc
 from itertools import pairwise
 
 import numpy as np
@@ -174,6 +175,21 @@ def test_of_one_article_the_texts_are_drawn():
     low, high = bootstrap_interval(alike, scores)
     assert low < high
     assert (low, high) == bootstrap_interval(articles, scores)
+
+
+@pytest.mark.parametrize(("texts", "titles"), [(["x" * 200_000, *map(str, range(299))], ["one"] * 300),
+                                               (["x"] * 5_000, [str(i) for i in range(5_000)])])  # fmt: skip
+def test_an_interval_takes_little_memory(texts, titles):
+    """Not all texts padded to the longest (240 MB here), nor all samples at once (80 MB)."""
+    examples = [
+        Example(str(i), "q", t, (), True, title) for i, (t, title) in enumerate(zip(texts, titles, strict=True))
+    ]
+    scores = np.arange(len(examples)) % 2 * 1.0
+    tracemalloc.start()
+    bootstrap_interval(examples, scores)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10e6
 
 
 def test_each_interval_is_of_its_own_figure():

@@ -101,6 +101,12 @@ def test_trials_that_were_stopped_do_not_count_and_failed_ones_end_the_sweep(tmp
     assert len(sweep.open_study(optuna, tmp_path).trials) == 8
 
 
+def test_a_sweep_is_judged_after_each_epoch_and_not_between(tiny, tmp_path):
+    pytest.importorskip("optuna")
+    with pytest.raises(ValueError, match="--eval-every after --: this experiment sets that itself"):
+        sweep.main([*on_tiny(tiny, "--output", str(tmp_path / "out")), "--eval-every", "50"])
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_a_sweep_whose_runs_fail_ends_and_says_why(tiny, tmp_path, capsys):
     pytest.importorskip("optuna")

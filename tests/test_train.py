@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 from helpers import ROOT, checkpoint_of, flags, read, read_log, sigterm_at
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import minibert
 import squad
@@ -124,6 +124,22 @@ def test_rank_zero_trains_every_weight(tiny, tmp_path):
     # adding a constant to every key shifts all of a query's scores alike: softmax does not see it
     assert unchanged <= {f"bert.layers.{i}.key.bias" for i in range(2)}
     assert train.main(["--evaluate", str(out)]) == 0
+
+
+def test_a_run_of_all_weights_is_evaluated_without_the_model_that_it_began_with(tiny, tmp_path):
+    """With its own tokenizer; and when it has lost its head, a random one is no substitute."""
+    base, out = tmp_path / "base", tmp_path / "full"
+    shutil.copytree(tiny, base)
+    more = ("--model", str(base), "--lora-rank", "0", "--epochs", "1")
+    assert train.main(flags(tiny, out, *more)) == 0
+    shutil.rmtree(base)
+    assert train.main(["--evaluate", str(out)]) == 0
+    assert read(out / "evaluation" / "predictions.json") == read(out / "predictions.json")
+    weights = out / "model" / "model.safetensors"
+    state = load_file(weights)
+    save_file({name: tensor for name, tensor in state.items() if "qa_outputs" not in name}, weights, {"format": "pt"})
+    with pytest.raises(minibert.NoHeadError):
+        train.main(["--evaluate", str(out)])
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
