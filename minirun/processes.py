@@ -5,6 +5,7 @@ optimizer steps, so all copies stay equal. nccl carries them between GPUs, gloo 
 """
 
 import contextlib
+import importlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -107,6 +108,9 @@ def join_processes(device: torch.device) -> Iterator[tuple[Processes, torch.devi
             raise ValueError(f"process {number} of this machine has no GPU: start at most {available} processes here")
         device, backend = torch.device("cuda", number), "nccl"
         torch.cuda.set_device(device)
+    # This module's functions hold the group of the moment it is imported in as a default. The optimizer imports it, and
+    # a group of theirs would outlive destroy_process_group with gloo's threads, which can abort a process that ends.
+    importlib.import_module("torch.distributed.nn.functional")
     dist.init_process_group(backend, device_id=device if backend == "nccl" else None)
     try:
         yield Processes(dist.get_rank(), size), device

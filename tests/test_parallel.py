@@ -160,6 +160,7 @@ def test_two_processes_end_where_one_does(alone, tiny, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("2 processes") == 1  # one of them talks
     assert done.stdout.count("cross-fitted threshold") == 1
+    assert done.stdout.count("gloo's threads left: 0") == 2  # a thread that outlives its group can abort the process
     assert_same_run(tmp_path / "two", alone)
     lines = [read_log(folder) for folder in (tmp_path / "two", alone)]
     steps = [[(x["step"], x["epoch"]) for x in log] for log in lines]
