@@ -12,10 +12,10 @@ import squad
 from experiments import common
 from minibert import qa
 
-# kind -> the flags that make it, and its learning rates
+# kind -> the flags that make it, and its learning rates; the head then learns at 1e-2 to 4e-2, and at 1e-3 to 4e-3
 KINDS = {
-    "LoRA": (["--lora-rank", "8", "--lora-targets", "all"], (5e-4, 1e-3, 2e-3)),
-    "full": (["--lora-rank", "0"], (3e-5, 1e-4, 3e-4)),
+    "LoRA": (["--lora-rank", "8", "--lora-targets", "all"], (1e-3, 2e-3, 4e-3)),
+    "full": (["--lora-rank", "0", "--head-rate", "20"], (5e-5, 1e-4, 2e-4)),
 }
 QUESTION = "What is the capital of France?"
 CONTEXT = "Paris is the capital and largest city of France. It lies on the Seine. " * 8

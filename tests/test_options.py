@@ -35,6 +35,11 @@ def test_an_evaluation_takes_the_place_of_another_but_not_of_a_run(run, tiny, tm
     assert everything(run) == before
     for _ in range(2):
         assert train.main(["--evaluate", str(run), "--output", str(tmp_path / "again")]) == 0
+    whole = everything(tmp_path / "again")
+    for path in (tmp_path / "again").glob("[!c]*"):  # as a kill between the renames of the first one leaves it
+        path.unlink()
+    assert train.main(["--evaluate", str(run), "--output", str(tmp_path / "again")]) == 0
+    assert everything(tmp_path / "again") == whole
 
 
 def test_a_mistyped_target_is_named(tiny, tmp_path):

@@ -188,8 +188,12 @@ def test_a_slow_client_is_let_go(port, monkeypatch):
     assert b"1 of 50 bytes" in reply
 
 
-@pytest.mark.parametrize("sent", [b"POST /ans", b"POST /answer HTTP/1.1\r\nHost: localhost\r\nX-Slow: "])
-def test_headers_that_drip_are_let_go_and_do_not_keep_a_server_from_closing(monkeypatch, sent):
+BODY = b"POST /answer HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99999\r\n\r\n"
+
+
+@pytest.mark.parametrize("pause", [0.2, 0.002])
+@pytest.mark.parametrize("sent", [b"POST /ans", b"POST /answer HTTP/1.1\r\nHost: localhost\r\nX-Slow: ", BODY])
+def test_what_drips_is_let_go_and_does_not_keep_a_server_from_closing(monkeypatch, sent, pause):
     monkeypatch.setattr(minibert.qa.server, "SECONDS_TO_SEND", 1)
     server = make_server(scripted, port=0)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -200,13 +204,21 @@ def test_headers_that_drip_are_let_go_and_do_not_keep_a_server_from_closing(monk
         thread.join()
         closing = threading.Thread(target=server.server_close)
         closing.start()
-        for _ in range(100):  # a byte every 0.2 s, which would go on for 20
-            closing.join(0.2)
+        for _ in range(round(20 / pause)):  # a byte at a time, which would go on for 20 s and more
+            closing.join(pause)
             if not closing.is_alive():
                 break
             with contextlib.suppress(ConnectionError):
                 slow.sendall(b"a")
         assert not closing.is_alive()
+
+
+def test_the_models_thread_ends_with_the_server():
+    with make_server(scripted, port=0) as server:
+        reader = server.RequestHandlerClass.reader
+        assert reader("a", "a b", top_k=1)["answer"] == "a"
+        assert any(thread.name.startswith("model") for thread in reader.model_thread._threads)
+    assert not any(thread.is_alive() for thread in reader.model_thread._threads)
 
 
 def test_garbage_on_the_line(port):

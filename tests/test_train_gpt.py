@@ -248,9 +248,10 @@ def test_a_written_phrase_of_silence_is_no_answer(text, tiny, tmp_path, monkeypa
         assert [found[row] for row in by_length] == ["", "vin", ""]
 
 
-def test_options_reach_the_adapter_and_its_file(text, tiny, tmp_path):
+def test_options_reach_the_adapter_and_its_file(text, tiny, tmp_path, monkeypatch):
     out = tmp_path / "out"
-    more = ("--model", str(text / "model"), "--lora-dropout", "0.25", "--lora-alpha", "6", "--revision", "v7")
+    monkeypatch.setattr(minihub.hub, "_download", lambda name, revision: text / "model")
+    more = ("--model", "some/model", "--lora-dropout", "0.25", "--lora-alpha", "6", "--revision", "v7")
     assert train_gpt.main(flags(tiny, out, *more, "--epochs", "1", "--max-train-examples", "4")) == 0
     config = read(out / "adapter" / "adapter_config.json")
     assert (config["lora_dropout"], config["lora_alpha"], config["revision"]) == (0.25, 6.0, "v7")

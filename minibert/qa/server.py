@@ -23,7 +23,7 @@ from squad import parse_question
 MAX_BODY = 2_000_000  # bytes; a novel has fewer
 MAX_DRAINED = 64 * MAX_BODY  # bytes of a body that is too large which are read and thrown away before the answer
 MAX_CANDIDATES = 20
-SECONDS_TO_SEND = 10  # the time a client has for its whole request, and without any progress for taking the answer
+SECONDS_TO_SEND = 10  # the time a client has for its whole request, and as much again for taking the answer
 LOOPBACK = {"127.0.0.1", "localhost"}
 
 
@@ -68,6 +68,11 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = False  # so that closing waits for answers under way, at most SECONDS_TO_SEND for a request
     request_queue_size = 128  # connections that the system keeps until they are accepted
 
+    def server_close(self) -> None:
+        """Wait for the answers under way, then end the model's thread."""
+        super().server_close()
+        self.RequestHandlerClass.reader.close()
+
     def handle_error(self, request, client_address) -> None:
         """Say nothing when a client has closed its connection; report any other error."""
         if not isinstance(sys.exception(), ConnectionError):
@@ -90,7 +95,10 @@ class _UntilDeadline(io.RawIOBase):
         return True
 
     def readinto(self, buffer) -> int:
-        self.connection.settimeout(max(0.01, self.deadline - time.monotonic()))
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self.connection.settimeout(left)
         return self.connection.recv_into(buffer)
 
 

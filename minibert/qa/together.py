@@ -49,6 +49,10 @@ class Together:
             raise mine.result
         return mine.result
 
+    def close(self) -> None:
+        """End the thread, once what waits is answered. Calls afterwards raise RuntimeError."""
+        self.model_thread.shutdown()
+
     def turn_of(self, mine: Request) -> None:
         """Answer this request, and others along with it, unless it was answered along with another."""
         if mine.result is None:
