@@ -209,7 +209,7 @@ def startup_table(run: Run, batches: list[np.ndarray]) -> str:
     """What is about to happen, before it takes any time. batches: of the first epoch."""
     options, (trained, total) = run.options, minirun.parameter_counts(run.model)
     adapters = f"QA head, LoRA rank {options.lora_rank} on {options.lora_targets}"
-    waste = squad.padding_waste(run.train.windows, batches)
+    waste = squad.padding_waste(run.train.windows, batches, options.batch_size, squad.tokens_per_pass(run.device))
     rows = {
         "model": f"{options.model}, {total:,} parameters",
         "trains": f"{trained:,} ({trained / total:.2%}): {adapters if options.lora_rank else 'everything'}",

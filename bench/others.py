@@ -18,6 +18,7 @@ import minibert
 import squad
 from bench.sides import Setup, build_ours, config_of, load_windows, training_flops
 from bench.table import row
+from minirun.hardware import peak_bytes
 from squad.batches import evaluation_batches
 
 ROOT = Path(__file__).parent.parent
@@ -42,7 +43,7 @@ def _load(path: str, folder: str) -> tuple[float, float]:
     tokenizer = minibert.load_tokenizer("minilm")
     start = time.perf_counter()
     squad.load_dataset(path, tokenizer)
-    return time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return time.perf_counter() - start, peak_bytes(resource.getrusage(resource.RUSAGE_SELF)) / 2**30
 
 
 def decode() -> list[dict]:
@@ -97,8 +98,8 @@ def _first_step() -> float:
     return seconds
 
 
-def growth(precision: str) -> list[dict]:
-    """Training time against the number of questions, and against the window length beside its FLOPs; with a plot."""
+def growth(precision: str, folder: Path) -> list[dict]:
+    """Training time against the number of questions, and against the window length beside its FLOPs; a plot."""
     data, device = load_windows(), torch.device("cpu")
     steps = build_ours(data, Setup("ours", precision=precision), device)
     steps(np.argsort(-data.windows.lengths)[:16])
@@ -119,7 +120,8 @@ def growth(precision: str) -> list[dict]:
     lengths = {length: _seconds_at(length, precision) for length in (128, 256, 384, 512)}
     value = ", ".join(f"{length}: {1000 * s:.1f} ms, {f / 1e9:.1f} GFLOP" for length, (s, f) in lengths.items())
     rows.append(row("training time of a window against its length", "beside its FLOPs", value, None, lengths=lengths))
-    plot(questions, lengths, ROOT / "docs" / "growth.png")
+    folder.mkdir(parents=True, exist_ok=True)
+    plot(questions, lengths, folder / "growth.png")
     return rows
 
 

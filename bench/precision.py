@@ -60,7 +60,7 @@ def main() -> None:
         model, tokenizer, settings, autocast = build(options.model, dtype, device)
         sizes = tuple(settings.get(key, size) for key, size in SIZES.items())
         data = squad.load_dataset(options.dev, tokenizer, sizes)
-        began = time.perf_counter()
+        began, most = time.perf_counter(), settings.get("max_answer_tokens", 30)
         with autocast:
             values = logits(model, data, options.windows, device)
             truth = values if truth is None else truth
@@ -68,7 +68,7 @@ def main() -> None:
             scores = "not scored | "
             if name in options.only:
                 bar = lambda batches, name=name: tqdm(batches, desc=name, leave=False)  # noqa: E731
-                predictions = squad.predict(model, data.examples, data.windows, device, progress=bar)
+                predictions = squad.predict(model, data.examples, data.windows, device, most, progress=bar)
                 answers = squad.apply_threshold(predictions, settings.get("null_threshold", 0.0))
                 metrics = squad.official_metrics(data.examples, answers)
                 scores = f"{metrics['exact']:.2f} | {metrics['f1']:.2f}"

@@ -45,8 +45,8 @@ CPU_ROWS = [
     ("like for like: dropout 0.1 on both sides, the same batches", {"dropout": 0.1}, {"dropout": 0.1} | SAME),
 ]
 GPU_ROWS = [
-    ("dropout 0.1 on both sides, bf16, the same batches", {"dropout": 0.1}, {"dropout": 0.1} | SAME),
-    ("dropout 0.1 on both sides, bf16, theirs padded to 384", {"dropout": 0.1}, {"dropout": 0.1, "pad_to": 384}),
+    ("dropout 0.1 on both sides, the same batches", {"dropout": 0.1}, {"dropout": 0.1} | SAME),
+    ("dropout 0.1 on both sides, theirs padded to 384", {"dropout": 0.1}, {"dropout": 0.1, "pad_to": 384}),
 ]
 # of CPU_ROWS and GPU_ROWS; the first three and the last CPU goals are of bf16
 GOALS = {
@@ -101,7 +101,7 @@ def resolved(precision: str, device: torch.device) -> str:
     """auto -> the precision that both sides use on this machine."""
     if precision != "auto":
         return precision
-    return "fp32" if choose_precision("auto", device) == torch.float32 else "bf16"
+    return "bf16" if choose_precision("auto", device) == torch.bfloat16 else "fp32"
 
 
 def earlier(file: Path, machine: dict) -> dict:
@@ -125,7 +125,7 @@ def parts(device: str) -> dict:
         "decode": lambda options: others.decode(),
         "start": lambda options: others.start(),
         "generation": lambda options: generation(options.quick),
-        "growth": lambda options: [] if options.quick else others.growth(options.precision),
+        "growth": lambda options: [] if options.quick else others.growth(options.precision, Path(options.output)),
     }
 
 

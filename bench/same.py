@@ -3,7 +3,8 @@
     python bench/same.py --steps 200                 about 7 minutes on 2 cores
 
 The same windows in the same order from the same start, three times: with train.py's own steps; with every fast path
-replaced by the plain formula (autograd's LoRA, the fused attention, no padding to multiples, one pass per step); and
+replaced by the plain formula (autograd's LoRA, the fused attention, frozen weights as PyTorch multiplies them, no
+padding to multiples, one pass per step); and
 plain with the windows of each batch in reverse order, which adds up the same numbers in another order and so shows the
 noise of bfloat16.
 """
@@ -26,6 +27,7 @@ import squad
 import train
 from bench.sides import load_windows, our_run
 from minibert.model import Layer
+from minirun.packed import PackedLinear
 
 
 class PlainLoRA(nn.Module):
@@ -56,6 +58,9 @@ def make_plain(model: nn.Module) -> None:
         setattr(model.get_submodule(parent), child, PlainLoRA(layer))
     for layer in model.bert.layers:
         layer.__class__ = PlainLayer
+    for layer in model.modules():
+        if isinstance(layer, PackedLinear):
+            layer.__class__ = nn.Linear
 
 
 def plain_step(run: train.Run, window_ids: np.ndarray, optimizer, lr: float) -> float:

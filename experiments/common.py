@@ -24,6 +24,7 @@ from minigpt.weights import checkpoint_shapes as gpt_shapes
 from minihub import atomic_write, find_model, only_writer, read_object, write_json
 from minirun import Parser
 from minirun.hardware import peak_bytes
+from squad.dataset import load_examples
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "data"
@@ -69,7 +70,7 @@ def split_by_article(
     """Two lists of examples that share no article: at most `questions` to train on, at most `held` to choose by.
 
     Articles are held out in random order until they have twice as many questions as needed, so that the drawn ones come
-    from several articles. Raises ValueError when one of the lists would be empty.
+    from several articles, or half of all questions. Raises ValueError when one of the lists would be empty.
     """
     rng = np.random.default_rng(seed)
     by_title = defaultdict(list)
@@ -77,7 +78,7 @@ def split_by_article(
         by_title[example.title].append(example)
     titles = [str(title) for title in rng.permutation(sorted(by_title))]
     kept: list[squad.Example] = []
-    while titles[1:] and len(kept) < 2 * held:
+    while titles[1:] and len(kept) < min(2 * held, len(examples) / 2):
         kept += by_title[titles.pop()]
     rest = [example for title in titles for example in by_title[title]]
     parts = []
@@ -156,9 +157,12 @@ def keep_options(
                 write_json(part / made.name, wanted)
 
 
-def sizes(folder: Path) -> tuple[int, int]:
-    """How many questions the two parts have: fewer than asked for where the file has no more."""
-    return len(squad.read_examples(folder / "fit.json")), len(squad.read_examples(folder / "held.json"))
+def sizes(run: str | Path) -> tuple[int, int]:
+    """How many questions of the two parts this run used: fewer than asked for where its flags or the file say so."""
+    options = read_object(Path(run) / "config.json")
+    limits = {"train": options["max_train_examples"], "dev": options["max_dev_examples"]}
+    fit, held = (load_examples(options[part], limit, options["answerable_only"])[0] for part, limit in limits.items())
+    return len(fit), len(held)
 
 
 @contextlib.contextmanager

@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
         row = {**best, "dev": common.scored(folder, options.dev), "latency": latency(folder)}
         rows.append({**row, "parameters": common.parameters(folder), "bytes": size_of(folder)})
     others = "; ".join(f"{k} {r:g}: {common.held_f1(run['metrics']):.2f}" for (k, r), run in runs.items())
-    questions, held = common.sizes(options.output)
+    questions, held = common.sizes(rows[0]["folder"])
     notes = (
         f"{questions} questions of {Path(options.train).name}, {options.epochs} epochs. Each rate was chosen "
         f"by {common.judged_by(rows[0]['metrics'])} on {held} questions of held-out articles: {others}. "

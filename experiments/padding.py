@@ -117,7 +117,7 @@ def bert_task(path: str) -> Task:
 
 
 def gpt_task(path: str, name: str) -> Task:
-    tokenizer, model = load_tokenizer(name), minigpt.load_pretrained(name)
+    tokenizer, model = load_tokenizer(name), minigpt.load_pretrained(name, dropout=0.0)
     eos_id, max_length = model.config.eos_token_id, min(384, model.config.n_positions)
     lora.add_lora(model, 8, 16, targets="c_attn,mlp.c_proj")
     prompts = make_prompts(squad.read_examples(path), tokenizer, max_length, eos_id)

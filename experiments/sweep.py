@@ -196,7 +196,7 @@ def finish(optuna, study, options, data: list[str]) -> None:
     command = shlex.join(
         ["python", "train.py", *files, *flags_of(best.params), "--epochs", str(options.epochs), *options.flags]
     )
-    questions, held_out = common.sizes(options.output)
+    questions, held_out = common.sizes(folder)
     notes = (
         f"{questions} questions of {Path(options.train).name}, {options.epochs} epochs, judged by "
         f"{common.judged_by(held)} on {held_out} questions of held-out articles. Best: trial {best.number}. "

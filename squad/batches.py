@@ -141,8 +141,12 @@ def shard_by_tokens(lengths: np.ndarray, count: int) -> list[np.ndarray]:
     return [np.array(sorted(shard), np.int64) for shard in shards]
 
 
-def padding_waste(windows: Windows, batches: list[np.ndarray]) -> float:
-    """The share of all positions in these batches that is padding, 0 to 1."""
+def padding_waste(windows: Windows, steps: list[np.ndarray], batch_size: int, tokens: int) -> float:
+    """The share of all positions that is padding, 0 to 1, in the forward passes of these training steps.
+
+    Args: steps: window numbers, each window in one of them; batch_size, tokens: as for `forward_passes`.
+    """
     lengths = windows.lengths
-    positions = sum(padded_length(int(lengths[ids].max()), windows.max_length) * len(ids) for ids in batches)
+    passes = [ids for step in steps for ids, _ in forward_passes(lengths, step, batch_size, tokens)]
+    positions = sum(padded_length(int(lengths[ids].max()), windows.max_length) * len(ids) for ids in passes)
     return 1 - int(lengths.sum()) / positions

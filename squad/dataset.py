@@ -40,7 +40,7 @@ def load_examples(
     answerable_only: bool = False,
     on_error: Callable[[DataError], None] | None = None,
 ) -> tuple[list[Example], int]:
-    """The first `limit` questions of a SQuAD file (0: all), and how many without an answer were left out of it.
+    """The first `limit` questions of a SQuAD file (0: all), and how many without an answer were passed over.
 
     Args: limit, answerable_only: as for `load_dataset`; on_error: as for `read_examples`.
     Raises DataError when no question is left.
@@ -49,7 +49,10 @@ def load_examples(
     examples = [example for example in every if example.answers] if answerable_only else every
     if not examples:
         raise DataError(f"{path}: holds no usable question" + " with an answer" * answerable_only)
-    return examples[: limit or None], len(every) - len(examples)
+    examples = examples[: limit or None]
+    if answerable_only and limit:
+        every = every[: every.index(examples[-1]) + 1]
+    return examples, len(every) - len(examples) if answerable_only else 0
 
 
 def load_dataset(

@@ -8,6 +8,7 @@ import torch
 from tokenizers import Tokenizer
 
 from minihub import json_type, parse_object, read_object
+from squad.calibration import MOST_BONUS
 from squad.examples import DataError, Example
 from squad.predict import predict
 from squad.prior import move_threshold
@@ -62,8 +63,8 @@ class Reader:
     ):
         if not 0 < temperature < math.inf:
             raise ValueError(f"temperature is {temperature}, expected a number above 0")
-        if not 0 <= best_bonus < math.inf:
-            raise ValueError(f"best bonus is {best_bonus}, expected a number of at least 0")
+        if not 0 <= best_bonus <= MOST_BONUS:
+            raise ValueError(f"best bonus is {best_bonus}, expected 0 to {MOST_BONUS}")
         if not math.isfinite(null_threshold):
             raise ValueError(f"null threshold is {null_threshold}, expected a finite number")
         if max_answer_tokens < 1:

@@ -39,13 +39,25 @@ def test_what_is_written_reads_back(tmp_path):
     assert sorted(again, key=lambda e: e.id) == sorted(examples, key=lambda e: e.id)
 
 
-def test_a_file_with_fewer_questions_than_asked_for_is_reported_as_it_is(tmp_path):
+@pytest.mark.parametrize(("limits", "answerable_only"), [((0, 0), False), ((7, 5), False), ((0, 0), True)])
+def test_the_questions_that_a_run_used_are_counted_and_not_those_asked_for(tmp_path, limits, answerable_only):
     file = DATA / "dev.json.gz"
     common.prepare_data(types.SimpleNamespace(output=tmp_path, train=file, questions=5_000, held=30))
     titles = {example.title for example in squad.read_examples(tmp_path / "fit.json")}
     there = sum(example.title in titles for example in squad.read_examples(file))
-    assert common.sizes(tmp_path) == (there, 30)
     assert there < 1_323 - 30
+    paths = {part: str(tmp_path / name) for part, name in (("train", "fit.json"), ("dev", "held.json"))}
+    given = dict(zip(("max_train_examples", "max_dev_examples"), limits, strict=True))
+    (tmp_path / "config.json").write_text(json.dumps(paths | given | {"answerable_only": answerable_only}))
+    fit, held = ([e for e in squad.read_examples(path) if e.answers or not answerable_only] for path in paths.values())
+    assert common.sizes(tmp_path) == (limits[0] or len(fit), limits[1] or len(held))
+    assert len(fit) <= there
+
+
+def test_a_small_file_is_not_nearly_all_held_out():
+    examples = [example(id=f"{a}.{i}", title=f"article {a}") for a in range(10) for i in range(60)]
+    fit, kept = common.split_by_article(examples, 4000, 400)
+    assert (len(fit), len(kept)) == (300, 300)
 
 
 def test_other_data_in_the_same_folder_is_refused(tmp_path):
@@ -84,7 +96,7 @@ def test_ablate_ends_in_a_table_and_goes_on_where_it_was(tiny, tmp_path, monkeyp
     base = sum(parameter.numel() for parameter in minibert.load_pretrained(tiny).parameters())
     assert rows[0]["share"] == (2 * 2 * 24 + 26) / (base + 2 * 2 * 24)
     table = (tmp_path / "results.md").read_text(encoding="utf-8")
-    assert f"{common.sizes(tmp_path)[0]} questions of" in table
+    assert f"{len(squad.read_examples(tmp_path / 'fit.json'))} questions of" in table
     assert "| query, value | 2 | 4 | 0.001 |" in table
     assert f'; always "" has F1 {rows[0]["dev"]["always_empty"]["f1"]:.2f} on dev.' in table.replace("\n", " ")
     assert table in capsys.readouterr().out

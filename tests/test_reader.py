@@ -153,7 +153,8 @@ def test_settings_out_of_range(reader, tokenizer):
         with pytest.raises(ValueError, match="top_k is"):
             reader("who", "a", top_k=top_k)
     for setting, value in (
-        ("best_bonus", -0.1), ("best_bonus", math.nan), ("temperature", 0), ("temperature", math.nan),
+        ("best_bonus", -0.1), ("best_bonus", math.nan), ("best_bonus", 800.0),
+        ("temperature", 0), ("temperature", math.nan),
         ("null_threshold", -math.inf), ("null_threshold", math.nan), ("max_answer_tokens", 0),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=f"{setting.replace('_', ' ')} is {value}"):
