@@ -147,7 +147,7 @@ def prepare(options: Options, evaluated: Path | None, resume: bool, processes: P
     settings = squad.read_settings(trained_part(options, evaluated) / "qa.json") if evaluated else {}
     # Taken before frozen weights are rounded, so that a run can be resumed in another precision.
     fingerprints = {} if evaluated else {"model": minirun.fingerprint(model, str(config.with_dropout(0.0)))}
-    minirun.prepare_frozen(dtype, model.to(device), pack=not options.compile)
+    minirun.prepare_frozen(model.to(device), dtype, pack=not options.compile)
     if options.train == "excerpt" and not (options.max_train_examples or evaluated or resume or processes.size > 1):
         options = fit_excerpt(options, len(teachers), model.train(), device, dtype)
     options = options.resolved()

@@ -128,7 +128,7 @@ def prepare(options: Options, evaluated: Path | None, processes: minirun.Process
     train, identity = None if evaluated else prompts(examples), str(model.config.with_dropout(0.0))
     # Taken before frozen weights are rounded, so that a run can be resumed in another precision.
     fingerprints = {"model": minirun.fingerprint(model, identity), "data": train.fingerprint()} if train else {}
-    minirun.prepare_frozen(dtype, model.to(device))
+    minirun.prepare_frozen(model.to(device), dtype)
     sizes = options.max_length, model.config.eos_token_id, options.max_answer_tokens
     asked = make_prompts(dev, tokenizer, *sizes) if options.learn == "answers" else None
     data, place = (train, prompts(dev), asked, dev), (device, dtype, processes)

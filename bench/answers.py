@@ -99,7 +99,7 @@ def build_theirs(precision: str):
     logging.disable_progress_bar()
     dtype = choose_precision(precision, torch.device("cpu"))
     with tempfile.TemporaryDirectory() as folder:
-        qa.export(qa.load.SHIPPED, "", Path(folder))
+        qa.export(qa.load.SHIPPED, Path(folder))
         model = AutoModelForQuestionAnswering.from_pretrained(folder, dtype=dtype).eval()
         tokenizer = AutoTokenizer.from_pretrained(folder)
 

@@ -65,11 +65,11 @@ def both_sides(
         minigpt.save_pretrained(ours, Path(folder))
         theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
     theirs = theirs.to(dtype)
-    prepare_frozen(dtype, ours.requires_grad_(False))
+    prepare_frozen(ours.requires_grad_(False), dtype)
 
     def write_theirs() -> torch.Tensor:
         settings = {"do_sample": False, "max_new_tokens": WRITTEN, "min_new_tokens": WRITTEN, "pad_token_id": 0}
         with torch.no_grad():
             return theirs.generate(ids, attention_mask=mask, eos_token_id=None, **settings)[:, PROMPT:]
 
-    return lambda: minigpt.generate(ours, ids, mask, WRITTEN), write_theirs
+    return lambda: minigpt.generate(ours, ids, mask, WRITTEN, eos_id=-1), write_theirs

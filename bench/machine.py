@@ -62,7 +62,7 @@ def matrix_peak(device: torch.device, dtype: torch.dtype = torch.bfloat16) -> fl
 def matrix_speed(rows: int, inputs: int, outputs: int, device: torch.device, dtype: torch.dtype) -> float:
     x = torch.randn(rows, inputs, device=device).to(dtype)
     layer = torch.nn.Sequential(torch.nn.Linear(inputs, outputs, bias=False)).to(device).requires_grad_(False)
-    prepare_frozen(dtype, layer)  # as our models' layers are, so that the peak is that of the faster products
+    prepare_frozen(layer, dtype)  # as our models' layers are, so that the peak is that of the faster products
     times = []
     for _ in range(10):
         start = time.perf_counter()

@@ -55,7 +55,7 @@ def measure(rounds: int, names: list[str]) -> dict[str, dict]:
     """Name -> questions/s, p50 and p95 of a single window in ms, largest difference of a logit, F1 on all of dev."""
     with tempfile.TemporaryDirectory() as folder:
         needs_file = any(name.startswith(("onnxruntime", "openvino")) for name in names)
-        qa.export(qa.load.SHIPPED, "", Path(folder) / "model", onnx=needs_file)
+        qa.export(qa.load.SHIPPED, Path(folder) / "model", onnx=needs_file)
         workers = {name: Worker(prepare, name, f"{folder}/model") for name in names}
         speeds, began = {name: [] for name in names}, time.perf_counter()
         for number in range(rounds + 1):
@@ -148,7 +148,7 @@ def some_windows(examples: list[squad.Example], count: int, tokenizer) -> squad.
 def ours(folder: str, precision: str) -> Model:
     model, _, _ = qa.load_model(folder)
     dtype = choose_precision(precision, torch.device("cpu"))
-    prepare_frozen(dtype, model.eval())
+    prepare_frozen(model.eval(), dtype)
 
     def run(*inputs):
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):

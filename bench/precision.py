@@ -30,7 +30,7 @@ def build(name: str, dtype: torch.dtype, device: torch.device):
     """The model, its adapter merged, and the context in which it is called."""
     model, tokenizer, settings = qa.load_model(name)
     half = dtype in (torch.bfloat16, torch.float16)
-    prepare_frozen(dtype, model) if half else model.to(dtype)
+    prepare_frozen(model, dtype) if half else model.to(dtype)
     return model.to(device), tokenizer, settings, torch.autocast(device.type, dtype=dtype, enabled=half)
 
 

@@ -91,7 +91,7 @@ def our_run(data: squad.Dataset, options: train.Options, device: torch.device) -
     torch.manual_seed(options.seed)
     model = train.load_model(options, None)[0].train().to(device)
     dtype = minirun.choose_precision(options.precision, device)
-    minirun.prepare_frozen(dtype, model)
+    minirun.prepare_frozen(model, dtype)
     folder, alone = Path(tempfile.gettempdir()), minirun.Processes()
     return train.Run(options, folder, model, None, data, None, None, {}, {}, device, dtype, alone)
 

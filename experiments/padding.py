@@ -77,7 +77,7 @@ def prepare(way: str, path: str, batch_size: int, gpt: str) -> Callable[[str], t
     torch.manual_seed(0)
     task = gpt_task(path, gpt) if gpt else bert_task(path)
     dtype = minirun.choose_precision("auto", torch.device("cpu"))
-    minirun.prepare_frozen(dtype, task.model.train())
+    minirun.prepare_frozen(task.model.train(), dtype)
     optimizer = minirun.make_optimizer(task.model, 0.01)
     batches = make_batches(way, task.lengths, batch_size)
     longest = task.max_length if way == "static" else 0

@@ -4,7 +4,6 @@ A LoRA matrix is stored as `base_model.model.<module>.lora_A.weight`, a paramete
 `base_model.model.<module>.weight`, where <module> is the name that the base checkpoint gives to the module.
 """
 
-import json
 import logging
 import math
 import re
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from lora.inject import freeze, lora_layers, wrap
 from lora.linear import LoRALinear
-from minihub import all_finite, is_number, read_object
+from minihub import all_finite, atomic_write, is_number, read_object, write_json
 
 PREFIX = "base_model.model."
 # Fields of adapter_config.json that do not change how the stored tensors act on the base.
@@ -87,10 +86,9 @@ def save_adapter(
         "base_model_name_or_path": base_model,
         "revision": revision or None,
     }
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    with atomic_write(folder) as part:
+        save_file(state, part / "adapter_model.safetensors", metadata={"format": "pt"})
+        write_json(part / "adapter_config.json", config)
 
 
 def _layer_fields(layers: Mapping[str, LoRALinear], names: Mapping[str, str]) -> dict:
@@ -120,16 +118,22 @@ def load_adapter(
         layers.
     Returns the dotted names of the wrapped layers. When the adapter does not hold the head, a warning on the `lora`
     logger says so and the model keeps its own.
-    Raises AdapterError for unreadable files, an unsupported kind of adapter, or one that was made for another base.
+    Raises AdapterError for unreadable files, an unsupported kind of adapter, or one that was made for another base;
+    ValueError when the model has LoRA layers already; AttributeError when there is no module called `head`.
     """
+    if any(lora_layers(model)):
+        raise ValueError("the model has LoRA layers already: remove_lora() first, or load the model anew")
+    if head is not None:
+        model.get_submodule(head)
     config, state = _read(Path(folder))
     _check_supported(config)
     names = _same_names(model) if names is None else names
     ours = {stored: name for name, stored in names.items()}
     modules = dict(model.named_modules())
     pairs, in_full = _sort_tensors(state, ours, modules)
+    alphas = {name: _alpha(config, names[name]) for name in pairs}
     for name, (A, B) in pairs.items():
-        rank, alpha = len(A), _alpha(config, names[name])
+        rank, alpha = len(A), alphas[name]
         # rsLoRA (Kalajdzievski 2023, eq. 4): s = alpha / sqrt(r)
         alpha = alpha * math.sqrt(rank) if config.get("use_rslora") else alpha
         layer = wrap(model, name, rank, alpha, config.get("lora_dropout") or 0.0)
@@ -202,6 +206,9 @@ def _check_supported(config: dict) -> None:
     for name, value in (numbers | {f"alpha_pattern {key!r}": value for key, value in patterns.items()}).items():
         if not is_number(value):
             raise AdapterError(f"adapter: {name} is {value!r}, expected a number")
+        if not (0 <= value < 1 if name == "lora_dropout" else value > 0):
+            expected = "at least 0 and below 1" if name == "lora_dropout" else "a number above 0"
+            raise AdapterError(f"adapter: {name} is {value!r}, expected {expected}")
 
 
 def _sort_tensors(

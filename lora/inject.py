@@ -27,8 +27,8 @@ def add_lora(
             `qa_outputs`; None when there is none.
     Returns the dotted names of the wrapped layers.
     Raises ValueError when there is no linear layer, a name matches none (the message lists those there are), for a rank
-    above the smaller side of a layer, and when the model has LoRA layers already; AttributeError when there is no
-    module called `head`.
+    above the smaller side of a layer, for settings that LoRALinear refuses, and when the model has LoRA layers already;
+    AttributeError when there is no module called `head`.
     """
     if any(lora_layers(model)):
         raise ValueError("the model has LoRA layers already: remove_lora() first, or load the model anew")
@@ -106,7 +106,10 @@ def unmerge(model: nn.Module) -> None:
 
 
 def remove_lora(model: nn.Module, keep: bool = True) -> None:
-    """Put the plain linear layers back, each with its update merged in; keep=False: as they were without it."""
+    """Put the plain linear layers back, each with its update merged in; keep=False: as they were without it.
+
+    They stay frozen: `model.requires_grad_(True)` makes them train.
+    """
     for name, layer in list(lora_layers(model)):
         layer.merge() if keep else layer.unmerge()
         parent, _, child = name.rpartition(".")

@@ -25,13 +25,15 @@ class LoRALinear(nn.Module):
         dropout: the share of the update's inputs that is set to zero while training.
 
     A and B are float32 whatever the base's dtype: bfloat16 would round away a small optimizer step.
-    Raises ValueError when rank or dropout is out of range.
+    Raises ValueError when rank, alpha or dropout is out of range.
     """
 
     def __init__(self, base: nn.Linear, rank: int, alpha: float, dropout: float = 0.0):
         super().__init__()
         if rank < 1:
             raise ValueError(f"LoRA rank is {rank}, expected at least 1")
+        if not 0 < alpha < math.inf:
+            raise ValueError(f"LoRA alpha is {alpha}, expected a number above 0")
         if not 0 <= dropout < 1:
             raise ValueError(f"LoRA dropout is {dropout}, expected in [0, 1)")
         self.base = base
@@ -47,8 +49,12 @@ class LoRALinear(nn.Module):
         self._unmerged_weight: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in) -> (..., out)."""
+        """(..., in) -> (..., out). Raises RuntimeError when it is to train while merged: A and B get no gradient."""
         if self.merged:
+            if self.training and torch.is_grad_enabled() and self.lora_A.requires_grad:
+                raise RuntimeError(
+                    "a merged LoRA layer cannot train: unmerge() the model first, or put it in eval mode"
+                )
             return self.base(x)
         W, b, s, A, B = self.base.weight, self.base.bias, self.scale, self.lora_A, self.lora_B
         trains = any(parameter.requires_grad for parameter in self.base.parameters())
@@ -64,7 +70,8 @@ class LoRALinear(nn.Module):
 
         nn.MultiheadAttention does, and nn.TransformerEncoderLayer in eval mode. Dropout of the update is left out.
         """
-        return self.base.weight if self.merged else self.base.weight + self.scale * (self.lora_B @ self.lora_A)
+        W = self.base.weight
+        return W if self.merged else (W + self.scale * (self.lora_B @ self.lora_A)).to(W.dtype)
 
     @property
     def bias(self) -> Tensor | None:
@@ -73,10 +80,11 @@ class LoRALinear(nn.Module):
 
     @property
     def merged(self) -> bool:
+        """Whether W has the update in it."""
         return self._unmerged_weight is not None
 
     def delta(self) -> Tensor:
-        """s B A, (out, in), float32: what merge() adds to W."""
+        """s B A, (out, in), in the dtype of A and B: what merge() adds to W."""
         return self.scale * (self.lora_B.detach() @ self.lora_A.detach())
 
     def merge(self) -> None:
@@ -85,7 +93,7 @@ class LoRALinear(nn.Module):
             return
         W = self.base.weight
         self._unmerged_weight = W.detach().clone()
-        W.data = (W.detach().float() + self.delta()).to(W.dtype)
+        W.data = (W.detach().to(torch.promote_types(W.dtype, torch.float32)) + self.delta()).to(W.dtype)
 
     def unmerge(self) -> None:
         """Restore the W from before merge(), bit for bit, in the dtype and on the device that the base has now.

@@ -90,6 +90,7 @@ class BertConfig:
                 f"config: position_embedding_type is {repr(positions)[:60]}, minibert reads only 'absolute'"
             )
         family, known = FAMILIES[kind], {"model_type": kind}
+        values = {"pad_token_id": family.pad_token_id} | values
         if not family.segments:
             known["type_vocab_size"] = 0
         for field in dataclasses.fields(cls):

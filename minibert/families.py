@@ -47,6 +47,7 @@ class Family:
     layer_names: dict[str, str] = field(default_factory=lambda: BERT_LAYER)
     positions_after_padding: bool = False  # the first token has position pad_token_id + 1, not 0
     segments: bool = True
+    pad_token_id: int = 0  # where config.json does not say
     config_names: dict[str, str] = field(default_factory=dict)  # our field -> config.json's, where they differ
     unused: tuple[str, ...] = ("cls.", "pooler.")  # prefixes of weights that question answering does not use
 
@@ -54,10 +55,12 @@ class Family:
 FAMILIES = {
     "bert": Family("bert.", "BertForQuestionAnswering"),
     "roberta": Family(
-        "roberta.", "RobertaForQuestionAnswering", positions_after_padding=True, unused=("lm_head.", "pooler.")
+        "roberta.", "RobertaForQuestionAnswering", positions_after_padding=True, pad_token_id=1,
+        unused=("lm_head.", "pooler.")
     ),
     "xlm-roberta": Family(
-        "roberta.", "XLMRobertaForQuestionAnswering", positions_after_padding=True, unused=("lm_head.", "pooler.")
+        "roberta.", "XLMRobertaForQuestionAnswering", positions_after_padding=True, pad_token_id=1,
+        unused=("lm_head.", "pooler.")
     ),
     "distilbert": Family(
         "distilbert.", "DistilBertForQuestionAnswering", layers="transformer.layer", layer_names=DISTILBERT_LAYER,

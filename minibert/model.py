@@ -33,7 +33,8 @@ class BertForQuestionAnswering(nn.Module):
         """Score each token as the first and as the last of the answer.
 
         Args: input_ids, token_type_ids (0 question, 1 context), attention_mask (1 token, 0 padding): integers,
-            each (B, T). Every row needs at least one 1 in its mask.
+            each (B, T), and not in transformers' order, where the mask comes second. Every row needs at least one 1 in
+            its mask.
         Returns: start_logits, end_logits, each (B, T), in the head's dtype even under autocast: bfloat16 has
             8 significant bits, too few to compare sums of two logits.
         """

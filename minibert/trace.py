@@ -43,7 +43,9 @@ def trace(
         model: in eval mode, unless dropout is wanted. Adapters may be in it, merged or not.
         head_mask: (layers, N), by which what each head gives on is multiplied: 0 switches it off, 1 changes nothing.
         replace: name -> function of that tensor, whose value is used instead and recorded.
-    Gradients flow through everything; call `retain_grad()` on a recorded tensor to keep its own.
+    Gradients flow through everything but `weights` and `NAME.update`, which are computed beside the model's own way; to
+    put one into it, replace it by a copy: replace={"layers.0.weights": lambda w: w.clone()}. `retain_grad()` on a
+    recorded tensor keeps its gradient.
     Raises ValueError for a name that does not exist and for a head_mask of another shape. The model is left as it was,
     also after an error.
     """

@@ -10,7 +10,7 @@ from torch import Tensor
 from minibert.config import BertConfig, NoHeadError
 from minibert.families import BERT_EMBEDDINGS, Family
 from minibert.model import Bert, BertForQuestionAnswering
-from minihub import check_tensors, copy_tensors, find_model, tensor_shapes, write_json
+from minihub import atomic_write, check_tensors, copy_tensors, find_model, tensor_shapes, write_json
 
 HEAD = ("qa_outputs.weight", "qa_outputs.bias")
 LEGACY = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}  # in checkpoints of 2018
@@ -57,9 +57,9 @@ def load_pretrained(
         dropout: replaces both rates of config.json.
         missing_head: what to do about a checkpoint without a QA head, as all pretrained ones are. `warn`: draw a random
             one and warn on the `minibert` logger that it must be trained; `allow`: the same without the warning;
-            `error`: raise NoHeadError.
-    Raises CheckpointError when files are missing or broken, or list every tensor that is missing, unexpected or of
-    another shape; nothing is allocated before that, as config.json may ask for any size.
+            `error`: raise NoHeadError. Raises ValueError for another word.
+    Raises CheckpointError when files are missing or broken; of tensors that are missing, unexpected or of another shape
+    it lists every one, before anything is allocated, as config.json may ask for any size.
     """
     if missing_head not in ("warn", "allow", "error"):
         raise ValueError(f"missing_head is {missing_head!r}, expected warn, allow or error")
@@ -80,14 +80,14 @@ def load_pretrained(
 def save_pretrained(model: BertForQuestionAnswering, folder: str | Path) -> None:
     """Write config.json and model.safetensors, as transformers' AutoModelForQuestionAnswering.from_pretrained reads.
 
-    Raises ValueError when the model has other parameters than a plain one, such as an adapter that is not merged.
+    Raises ValueError when the model has other parameters than a plain one, such as an adapter that is not merged;
+    OSError when they cannot be written, and then what was in the folder before is unchanged.
     """
-    folder = Path(folder)
     tensors = _named_tensors(model, checkpoint_names(model.config))
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", model.config.to_dict())
     state = {key: tensor.detach().contiguous() for key, tensor in tensors.items()}
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    with atomic_write(folder) as part:
+        write_json(part / "config.json", model.config.to_dict())
+        save_file(state, part / "model.safetensors", metadata={"format": "pt"})
 
 
 def checkpoint_shapes(config: BertConfig) -> dict[str, tuple[int, ...]]:

@@ -31,3 +31,12 @@ class Cache:
     def __init__(self, config: GPT2Config, most: int):
         self.most = most
         self.layers = [LayerCache(most) for _ in range(config.n_layer)]
+
+    def empty_after(self, T: int, S: int) -> int:
+        """How many places stay empty when T new tokens make S in all. Raises ValueError when they do not."""
+        if (kept := self.layers[0].length) + T != S:
+            raise ValueError(
+                f"{kept} tokens in the cache and {T} new ones, but an attention mask of {S}: it covers both; a new "
+                "text needs a new Cache"
+            )
+        return self.most - S

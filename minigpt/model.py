@@ -58,7 +58,7 @@ class GPT2(nn.Module):
         init_weights(self, config)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, cache: Cache | None = None) -> Tensor:
-        """As for GPT2LMHead -> hidden states (B, T, H). Raises ValueError when S exceeds the number of positions."""
+        """As for GPT2LMHead -> hidden states (B, T, H). Raises ValueError for an S beyond positions or cache."""
         T, S = input_ids.size(1), attention_mask.size(1)
         if self.config.n_positions < S:
             raise ValueError(f"a sequence of {S} tokens, but this model has {self.config.n_positions} positions")
@@ -66,7 +66,7 @@ class GPT2(nn.Module):
         positions = (attention_mask.cumsum(1) - 1).clamp(min=0)[:, S - T :]
         mask = causal_mask(attention_mask, T)
         if cache is not None:
-            mask = F.pad(mask, (0, cache.most - S))  # the places in it that are still empty
+            mask = F.pad(mask, (0, cache.empty_after(T, S)))  # the places in it that are still empty
         x = self.dropout(self.wte(input_ids) + self.wpe(positions))
         for number, block in enumerate(self.h):
             x = block(x, mask, cache and cache.layers[number])

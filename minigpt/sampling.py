@@ -17,11 +17,13 @@ def generate(
     top_k: int = 0,
     top_p: float = 1.0,
     eos_id: int | None = None,
-    pad_id: int = 0,
+    pad_id: int | None = None,
     generator: torch.Generator | None = None,
     use_cache: bool = True,
 ) -> Tensor:
     """The tokens that the model writes after each row, (B, n), n at most max_new_tokens.
+
+    The caller puts the model in eval mode.
 
     Args:
         input_ids, attention_mask (B, T): rows with their padding on the left, so that all continue at the same place.
@@ -29,13 +31,20 @@ def generate(
             tokens are drawn from softmax(logits / temperature).
         top_k, top_p: draw from the k most probable tokens, from the fewest that have probability p together; 0 and 1.0
             draw from all. As in transformers temperature comes first, then top_k, then top_p.
-        eos_id: a row that writes it is finished, and goes on with pad_id until the others are.
-        generator: of the random numbers.
+        eos_id: a row that writes it is finished, and goes on with pad_id until the others are. None: the config's; -1,
+            which is no token: all rows go on to the end. pad_id: None: the same as eos_id.
+        generator: of the random numbers, on the model's device.
         use_cache: False computes everything anew for each token, as slow as it is simple: an oracle for the cache.
     Writes fewer tokens where the model's positions end: the last one needs none, as nothing is written after it. Raises
-    ValueError for settings out of range, and for rows that are longer than the positions.
+    ValueError for settings out of range, for rows that are longer than the positions, and for one that ends in padding.
     """
     check_settings(temperature, top_k, top_p)
+    if max_new_tokens < 0:
+        raise ValueError(f"max_new_tokens is {max_new_tokens}, expected at least 0")
+    if not attention_mask[:, -1].all():
+        raise ValueError("a row ends in padding, expected it on the left: collate_prompts(..., left=True)")
+    eos_id = model.config.eos_token_id if eos_id is None else eos_id
+    pad_id = eos_id if pad_id is None else pad_id
     T, most = input_ids.size(1), model.config.n_positions
     cache = Cache(model.config, most=min(T + max_new_tokens, most)) if use_cache else None
     finished = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
@@ -45,10 +54,9 @@ def generate(
         logits = model.lm_head(x).float()  # (B, V)
         token = next_token(logits, temperature, top_k, top_p, generator).masked_fill(finished, pad_id)  # (B,)
         written.append(token)
-        if eos_id is not None:
-            finished |= token == eos_id
-            if finished.all():
-                break
+        finished |= token == eos_id
+        if finished.all():
+            break
         ids = token[:, None] if use_cache else torch.cat([ids, token[:, None]], dim=1)
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
     return torch.stack(written, dim=1) if written else input_ids[:, :0]

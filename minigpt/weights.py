@@ -8,7 +8,7 @@ from torch import Tensor
 
 from minigpt.config import GPT2Config
 from minigpt.model import GPT2LMHead
-from minihub import check_tensors, copy_tensors, find_model, tensor_shapes, write_json
+from minihub import atomic_write, check_tensors, copy_tensors, find_model, tensor_shapes, write_json
 
 PREFIX = "transformer."
 # GPT-2's files hold these as (in, out), as TensorFlow's Conv1D did; nn.Linear holds (out, in).
@@ -33,8 +33,8 @@ def load_pretrained(name_or_path: str | Path, revision: str | None = None, dropo
             `find_model`).
         revision: a hub commit or tag.
         dropout: replaces the rates of config.json.
-    Raises CheckpointError when files are missing or broken, or list every tensor that is missing, unexpected or of
-    another shape; nothing is allocated before that, as config.json may ask for any size.
+    Raises CheckpointError when files are missing or broken; of tensors that are missing, unexpected or of another shape
+    it lists every one, before anything is allocated, as config.json may ask for any size.
     """
     folder = find_model(name_or_path, revision)
     config = GPT2Config.from_json(folder / "config.json")
@@ -48,13 +48,13 @@ def load_pretrained(name_or_path: str | Path, revision: str | None = None, dropo
 def save_pretrained(model: GPT2LMHead, folder: str | Path) -> None:
     """Write config.json and model.safetensors, as transformers' GPT2LMHeadModel.from_pretrained reads them.
 
-    Raises ValueError when the model has other parameters than a plain one, such as an adapter that is not merged.
+    Raises ValueError when the model has other parameters than a plain one, such as an adapter that is not merged;
+    OSError when they cannot be written, and then what was in the folder before is unchanged.
     """
-    folder = Path(folder)
     state = {key: tensor.detach().contiguous() for key, tensor in stored_tensors(model).items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", model.config.to_dict())
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    with atomic_write(folder) as part:
+        write_json(part / "config.json", model.config.to_dict())
+        save_file(state, part / "model.safetensors", metadata={"format": "pt"})
 
 
 def canonical(key: str) -> str | None:

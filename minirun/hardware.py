@@ -19,17 +19,17 @@ def peak_bytes(usage) -> int:
     return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def choose_device(name: str = "auto") -> torch.device:
-    """`auto` -> cuda if there is one, else mps, else cpu; another name -> that device.
+def choose_device(name: str | torch.device = "auto") -> torch.device:
+    """`auto` -> cuda if there is one, else mps, else cpu; another name, or a device -> that device.
 
     Raises ValueError when the named device is not available.
     """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    there = ["cuda"] * bool(gpus) + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
     if name == "auto":
-        return torch.device(next(device for device, there in available.items() if there))
-    if not available.get(name.split(":")[0], False):
-        names = ", ".join(device for device, there in available.items() if there)
-        raise ValueError(f"device {name!r} is not available, this machine has {names}")
+        return torch.device(there[0])
+    if str(name) not in [*there, *gpus, "cpu:0", "mps:0"]:
+        raise ValueError(f"device {str(name)!r} is not available, this machine has {', '.join(gpus + there)}")
     return torch.device(name)
 
 

@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from minirun.hardware import choose_precision
 
 
-def prepare_frozen(dtype: torch.dtype, model: nn.Module, pack: bool = True) -> None:
+def prepare_frozen(model: nn.Module, dtype: torch.dtype, pack: bool = True) -> None:
     """Store frozen weights for fast products: in `dtype`, that of the products, and packed where that pays.
 
     In 16 bits they take half the memory, and need no conversion in every step. pack=False: for torch.compile, which

@@ -34,8 +34,10 @@ class Batch(NamedTuple):
     def to(self, device: torch.device | str) -> "Batch":
         """Copy to a device. Copies to a GPU come from pinned memory, so that the CPU does not wait for them."""
         device = torch.device(device)
-        pinned = (tensor.pin_memory() for tensor in self) if device.type == "cuda" else self
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in pinned))
+        # Only on this way: a copy from a GPU that does not wait could be read before it has arrived.
+        to_gpu = device.type == "cuda" and self.input_ids.device.type == "cpu"
+        tensors = (tensor.pin_memory() for tensor in self) if to_gpu else self
+        return Batch(*(tensor.to(device, non_blocking=to_gpu) for tensor in tensors))
 
 
 def collate(windows: Windows, window_ids: np.ndarray, multiple: int = MULTIPLE) -> Batch:

@@ -25,6 +25,8 @@ def find_data(name: str, split: str) -> Path:
 
     Raises DataError when there is no such file here, or the official file cannot be downloaded.
     """
+    if split not in SHA256:
+        raise DataError(f"there is no {split!r} file, expected train or dev")
     if name == "squad_v2":
         return find_squad_v2(split)
     if name not in {known for known, _ in IN_DATA}:

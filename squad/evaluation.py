@@ -65,7 +65,7 @@ def evaluate(
     calibration: temperature, bonus and expected calibration error, see `calibrate`.
     prior: the share of questions with an answer, `null_scale` and `coverage`, for other shares; when tuned here.
     causes: see `left_alone`; of the cross-fitted answers where there are some.
-    Raises DataError when an example has no prediction.
+    Raises DataError when there is no example, or one has no prediction.
     """
     for name in ("answers", "null_odds", "nbest"):
         check_complete(examples, getattr(predictions, name), name)

@@ -54,7 +54,8 @@ def read_examples(
     Args:
         on_bad: called with the error of each malformed question, which is then left out; without it the first one
             raises.
-        need_answers: False reads only ids, questions and contexts, as for a test set without gold answers.
+        need_answers: False reads only ids, questions and contexts, as for a test set without gold answers. All of them
+            then count as unanswerable, so they must not be scored.
     Raises DataError when the file, or (without on_bad) a question in it, is malformed.
     """
     examples, seen = [], set()

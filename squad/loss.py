@@ -26,7 +26,10 @@ def span_loss(
         null_weight: the losses of windows without an answer are multiplied by it: above 1 when the questions to come
             lack an answer more often than the training questions do.
         reduction: `none` returns the loss of each window, (B,), instead of their mean.
+    Raises ValueError for another reduction than these two.
     """
+    if reduction not in ("mean", "none"):
+        raise ValueError(f"reduction is {reduction!r}, expected mean or none")
     start, end = (
         F.cross_entropy(logits.float().masked_fill(~span_mask, -math.inf), positions, reduction="none")
         for logits, positions in ((start_logits, start_positions), (end_logits, end_positions))

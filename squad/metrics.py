@@ -37,7 +37,7 @@ def question_scores(
     """Exact match and F1 of each question, (E,) each, 0 to 1: the best over its gold answers.
 
     Args: normalize: a text -> the words by which answers are compared; the official script's by default.
-    Raises DataError when answers are missing.
+    Raises DataError when there is no question, or answers are missing.
     """
     check_complete(examples, answers, "answers")
     exact, f1 = np.zeros(len(examples)), np.zeros(len(examples))
@@ -51,7 +51,9 @@ def question_scores(
 
 
 def check_complete(examples: Sequence[Example], predicted: Mapping[str, object], name: str) -> None:
-    """Raise DataError when a question's id is not among those predicted; name: what the mapping is called."""
+    """Raise DataError when there is no question, or one's id is not predicted; name: what the mapping is called."""
+    if not examples:
+        raise DataError("no questions to score, expected at least one")
     missing = [example.id for example in examples if example.id not in predicted]
     if missing:
         raise DataError(
@@ -71,7 +73,10 @@ def official_metrics(
     With `odds` (its --na-prob-file), questions above `threshold` (its --na-prob-thresh, 1.0 by default) count as
     answered "", and best_exact, best_f1 and their thresholds are added. These two searches break ties by the order of
     the questions, as the official script does; `tune_threshold` does not.
+    Raises DataError when there is no question, or answers or odds are missing.
     """
+    if odds is not None:
+        check_complete(examples, odds, "odds")
     has_answer = np.array([bool(e.answers) for e in examples])
     raw_exact, raw_f1 = question_scores(examples, answers, normalize)
     silent = np.array([odds is not None and odds[e.id] > threshold for e in examples], bool)
@@ -131,7 +136,9 @@ def tune_threshold(examples: Sequence[Example], f1: np.ndarray, odds: Mapping[st
         lie above it.
     Questions with equal odds stay together, whatever their order. The threshold lies halfway between two neighbouring
     odds; where several are equally good, it is the one nearest 0. It is optimistic on the examples it was tuned on.
+    Raises DataError when there is no question, or odds are missing.
     """
+    check_complete(examples, odds, "odds")
     values = np.array([odds[e.id] for e in examples])
     order = np.argsort(values, kind="stable")
     values = values[order]

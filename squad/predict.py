@@ -40,7 +40,7 @@ def predict_windows(
     The caller puts the model in eval mode and enables autocast if wanted.
 
     Args: progress: wraps the loop over batches (tqdm, say). loss: `span_loss`, for windows with labels.
-    Returns one row per window, in the order of window_ids.
+    Returns one row per window, in the order of window_ids. Raises ValueError when scores are NaN or infinite.
     """
     W, n, device = len(window_ids), N_BEST, torch.device(device)
     found = WindowPredictions(
@@ -60,6 +60,11 @@ def predict_windows(
         found.null_score[at] = null_score
         if loss:
             found.loss[at] = loss(*logits, *batch.labels, reduction="none").cpu().numpy()
+    if wrong := int((~np.isfinite(found.null_score)).sum()):
+        raise ValueError(
+            f"the model's scores are not finite in {wrong} of {W} windows: its weights are broken, or the precision is "
+            "too narrow for it (fp32 is the widest)"
+        )
     return found
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from minihub import json_type, parse_object, read_object
+from minihub import is_number, json_type, parse_object, read_object
 from squad.calibration import MOST_BONUS
 from squad.examples import DataError, Example
 from squad.predict import predict
@@ -231,6 +231,8 @@ def read_settings(path: str | Path) -> dict[str, float | int]:
     content = read_object(path, DataError)
     known = [name for name in SETTINGS if name in content]
     for name in known:
-        if not isinstance(content[name], int | float) or not abs(content[name]) < 1e9:  # nor is NaN
-            raise DataError(f"{path}: {name} is {str(content[name])[:60]}, expected a finite number")
+        value, kind = content[name], SETTINGS[name]
+        if not is_number(value) or abs(value) >= 1e9 or kind(value) != value:
+            expected = "a whole number" if kind is int else "a finite number"
+            raise DataError(f"{path}: {name} is {str(value)[:60]}, expected {expected}")
     return {name: SETTINGS[name](content[name]) for name in known}

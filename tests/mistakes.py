@@ -273,6 +273,8 @@ CASES = {
     "half an adapter": (weights(ADAPTER, lambda t: t.pop(KEY)), ASK),
     "settings not JSON": (text("adapter/qa.json", "{"), ASK),
     "settings not numbers": (settings("adapter/qa.json", max_length="many"), ASK),
+    "settings with half a token": (settings("adapter/qa.json", max_length=384.5), ASK),
+    "settings that are a switch": (settings("adapter/qa.json", temperature=True), ASK),
     "settings not finite": (settings("adapter/qa.json", null_threshold=float("nan")), ASK),
     "settings with a share that is none": (settings("adapter/qa.json", dev_answerable=1.0, null_scale=2.0), ASK),
     "settings with a scale of 0": (settings("adapter/qa.json", dev_answerable=0.5, null_scale=0), ASK),

@@ -113,6 +113,8 @@ def spoilt(folder, **changes):
         ({"alpha_pattern": ["query"]}, "alpha_pattern is a list"),
         ({"lora_dropout": "x"}, "lora_dropout is 'x'"),
         ({"lora_alpha": 10**400}, "lora_alpha is 1000"),
+        ({"lora_alpha": 0}, "lora_alpha is 0, expected a number above 0"),
+        ({"lora_dropout": 1.5}, "lora_dropout is 1.5, expected at least 0 and below 1"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa', which changes the base's weights too"),
         ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights is 'pissa_niter_4'"),
     ],
@@ -174,6 +176,19 @@ def test_tensors_that_cannot_have_a_place_are_named(tiny, names, tmp_path, store
 @pytest.mark.parametrize("start", [True, "gaussian"])
 def test_an_adapter_may_start_in_any_way_that_leaves_the_base_alone(tiny, names, tmp_path, start):
     assert lora.load_adapter(tiny, spoilt(tmp_path / "a", init_lora_weights=start), names, HEAD)
+
+
+def test_loading_that_cannot_work_leaves_the_model_alone(tiny, names, tmp_path):
+    before = [name for name, _ in tiny.named_modules()]
+    with pytest.raises(AttributeError, match="nowhere"):
+        lora.load_adapter(tiny, spoilt(tmp_path / "a"), names, "nowhere")
+    patterns = {"query": 8, "(": 1}  # the second is refused, also where the first one is the first layer's
+    with pytest.raises(AdapterError, match="is not a plain module name"):
+        lora.load_adapter(tiny, spoilt(tmp_path / "b", alpha_pattern=patterns), names, HEAD)
+    assert [name for name, _ in tiny.named_modules()] == before
+    lora.load_adapter(tiny, spoilt(tmp_path / "c"), names, HEAD)
+    with pytest.raises(ValueError, match="the model has LoRA layers already"):
+        lora.load_adapter(tiny, tmp_path / "c", names, HEAD)
 
 
 def test_a_missing_head_is_told(tiny, names, tmp_path, caplog):

@@ -89,6 +89,8 @@ def test_names_of_the_files_that_come_with_a_clone(monkeypatch, tmp_path):
     assert [len(read_examples(find_data(*name))) for name in download.IN_DATA] == [11_960, 1323, 44_686]
     with pytest.raises(DataError, match="sample: there is no dev file of that name; give excerpt, squad_v2 or a path"):
         find_data("sample", "dev")
+    with pytest.raises(DataError, match="there is no 'test' file, expected train or dev"):
+        find_data("squad_v2", "test")
     with pytest.raises(DataError, match=r"nowhere.json: no such file"):
         find_data("nowhere.json", "dev")
     monkeypatch.setattr(download, "DATA", tmp_path)

@@ -186,6 +186,16 @@ def test_the_cache_changes_nothing(seed, pieces):
     close(torch.cat(found, dim=1)[real], model(ids, mask)[real])
 
 
+def test_a_mask_that_does_not_cover_the_cache_is_refused(model):
+    ids, mask = left_padded(31, 3, 5, seed=2)
+    cache = minigpt.Cache(ODD, most=9)
+    model(ids, mask, cache)
+    for other in (mask[:, :1], torch.cat([mask, mask], 1)[:, :7], mask):  # the new token's only, too long, a new text's
+        with pytest.raises(ValueError, match="5 tokens in the cache and 1 new ones, but an attention mask of"):
+            model(ids[:, :1], other, cache)
+    model(ids[:, :1], torch.cat([mask, torch.ones_like(mask[:, :1])], 1), cache)
+
+
 def test_too_long_a_sequence_is_refused(model):
     ids, mask = left_padded(31, 1, 14, seed=0)
     with pytest.raises(ValueError, match="a sequence of 14 tokens, but this model has 13 positions"):
@@ -292,11 +302,33 @@ def test_filters_equal_transformers():
         ({"top_k": -1}, "top_k is -1, expected at least 0"),
         ({"top_p": 0.0}, "top_p is 0.0, expected above 0 and at most 1"),
         ({"top_p": 1.5}, "top_p is 1.5"),
+        ({"max_new_tokens": -3}, "max_new_tokens is -3, expected at least 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(model, settings, message):
     with pytest.raises(ValueError, match=message):
-        minigpt.generate(model, *left_padded(31, 1, 3, seed=0), 2, **settings)
+        minigpt.generate(model, *left_padded(31, 1, 3, seed=0), **{"max_new_tokens": 2} | settings)
+
+
+def test_rows_with_their_padding_on_the_right_are_refused(model):
+    ids, mask = left_padded(31, 3, 7, seed=1)
+    assert not mask.all()
+    with pytest.raises(ValueError, match="a row ends in padding, expected it on the left"):
+        minigpt.generate(model, ids.flip(1), mask.flip(1), 2)
+
+
+def test_without_an_eos_given_it_is_the_configs_and_padding_too(model):
+    ids, mask = left_padded(31, 3, 7, seed=4)
+    free = minigpt.generate(model, ids, mask, 6, eos_id=-1)
+    model.config = dataclasses.replace(model.config, eos_token_id=int(free[1, 2]))
+    end = model.config.eos_token_id
+    expected = free.clone()
+    for row in expected:
+        after = (row == end).cumsum(0) > 0
+        row[after] = end
+    found = minigpt.generate(model, ids, mask, 6)
+    assert torch.equal(found, expected[:, : found.size(1)])
+    assert (expected[:, found.size(1) :] == end).all()
 
 
 # ------------------------------------------------------------------------------------------- files

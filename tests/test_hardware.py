@@ -20,6 +20,16 @@ def test_a_device_that_is_not_here_is_an_error(monkeypatch):
     assert minirun.choose_device("auto") == torch.device("cpu")
     with pytest.raises(ValueError, match="device 'cuda' is not available, this machine has cpu"):
         minirun.choose_device("cuda")
+    assert minirun.choose_device(torch.device("cpu")) == torch.device("cpu")
+
+
+def test_the_number_of_a_gpu_must_exist(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert minirun.choose_device("auto") == torch.device("cuda")
+    assert minirun.choose_device("cuda:1") == minirun.choose_device(torch.device("cuda", 1)) == torch.device("cuda", 1)
+    with pytest.raises(ValueError, match="device 'cuda:2' is not available, this machine has cuda:0, cuda:1, cuda, "):
+        minirun.choose_device("cuda:2")
 
 
 def test_flags_are_read_from_cpuinfo(monkeypatch):
@@ -58,6 +68,6 @@ def test_auto_on_cuda_is_fp16_before_ampere(monkeypatch, capability, expected):
 
 def test_only_frozen_weights_are_stored_in_fewer_bits(model):
     model.bert.requires_grad_(False)
-    minirun.prepare_frozen(torch.bfloat16, model)
+    minirun.prepare_frozen(model, torch.bfloat16)
     assert {p.dtype for p in model.bert.parameters()} == {torch.bfloat16}
     assert {p.dtype for p in model.qa_outputs.parameters()} == {torch.float32}

@@ -105,14 +105,18 @@ def test_adapters_stay_float32_on_a_bfloat16_base():
     assert layer.lora_B.grad.dtype == torch.float32
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_merging_keeps_the_dtype_of_the_base(dtype):
     base = nn.Linear(5, 4).to(dtype)
     W, layer = base.weight.clone(), LoRALinear(base, rank=3, alpha=7)
     nn.init.normal_(layer.lora_B)
+    if dtype == torch.float64:
+        layer.double()  # A and B too, and then nothing is rounded to float32 on the way
+    assert layer.weight.dtype == dtype
     layer.merge()
-    assert base.weight.dtype == dtype
-    torch.testing.assert_close(base.weight, (W.float() + 7 / 3 * layer.lora_B @ layer.lora_A).to(dtype))
+    assert base.weight.dtype == layer.weight.dtype == dtype
+    wide = torch.promote_types(dtype, torch.float32)
+    torch.testing.assert_close(base.weight, (W.to(wide) + 7 / 3 * layer.lora_B @ layer.lora_A).to(dtype))
     layer.unmerge()
     assert base.weight.dtype == dtype
     assert torch.equal(base.weight, W)
@@ -153,6 +157,24 @@ def test_unmerging_after_a_change_of_dtype_keeps_the_new_one(model, inputs):
     for name, layer in lora.lora_layers(model):
         assert torch.equal(layer.base.weight, before[name].bfloat16())
     assert logits(model, inputs).dtype == torch.bfloat16
+
+
+def test_a_merged_model_does_not_seem_to_train(model, inputs):
+    add_lora(model, 2, 4)
+    lora.merge(model)
+    with pytest.raises(RuntimeError, match=r"a merged LoRA layer cannot train: unmerge\(\) the model first"):
+        model.train()(*inputs)
+    with torch.no_grad():
+        model(*inputs)
+    lora.unmerge(model)
+    model(*inputs)[0].sum().backward()
+    assert all(layer.lora_B.grad is not None for _, layer in lora.lora_layers(model))
+
+
+@pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan"), float("inf")])
+def test_an_alpha_that_could_not_learn_is_refused(alpha):
+    with pytest.raises(ValueError, match=f"LoRA alpha is {alpha}, expected a number above 0"):
+        LoRALinear(nn.Linear(5, 4), 2, alpha)
 
 
 def test_without_a_head_only_the_updates_train():

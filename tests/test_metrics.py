@@ -16,6 +16,7 @@ from squad import (
     Answer,
     DataError,
     Example,
+    Predictions,
     apply_threshold,
     evaluate,
     headline,
@@ -69,6 +70,23 @@ def test_f1_by_hand():
 def test_missing_predictions_are_an_error(dev):
     with pytest.raises(DataError, match="1323 of 1323 questions have no prediction"):
         question_scores(dev, {})
+
+
+def test_no_questions_and_missing_odds_are_an_error(dev):
+    answers = {example.id: "" for example in dev}
+    for call in (
+        lambda: official_metrics([], {}),
+        lambda: evaluate([], Predictions({}, {}, {})),
+        lambda: tune_threshold([], np.zeros(0), {}),
+    ):
+        with pytest.raises(DataError, match="no questions to score, expected at least one"):
+            call()
+    for call in (
+        lambda: official_metrics(dev, answers, {}),
+        lambda: tune_threshold(dev, np.zeros(len(dev)), {}),
+    ):
+        with pytest.raises(DataError, match=r"1323 of 1323 questions have no prediction: .* is not in odds"):
+            call()
 
 
 # ----------------------------------------------------------------------------------------- thresholds

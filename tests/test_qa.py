@@ -117,7 +117,7 @@ def test_models_that_cannot_answer(tiny, run, tmp_path):
         with pytest.raises(ValueError, match=r"qa\.json: "):
             squad.read_settings(tmp_path / "qa.json")
     with pytest.raises(ValueError, match="is not empty"):
-        export(run, "", tmp_path)
+        export(run, tmp_path)
 
 
 # ---------------------------------------------------------------------------------------- one question

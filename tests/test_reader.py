@@ -148,6 +148,15 @@ def test_what_cannot_be_asked(reader, question, context, error, message):
         reader(question=question, context=context)
 
 
+def test_scores_that_are_not_finite_are_no_answer(tiny):
+    model = minibert.load_pretrained(tiny)
+    with torch.no_grad():
+        model.qa_outputs.weight[0, 3] = float("nan")
+    reader = Reader(model, minibert.load_tokenizer(tiny), max_length=40, window_overlap=8, max_question_tokens=8)
+    with pytest.raises(ValueError, match="the model's scores are not finite in 1 of 1 windows"):
+        reader("who is vin", "vin is a mistborn")
+
+
 def test_settings_out_of_range(reader, tokenizer):
     for top_k in (0, -1, 1.5):
         with pytest.raises(ValueError, match="top_k is"):

@@ -204,6 +204,8 @@ def test_loss_of_each_window_is_what_the_mean_is_of():
     logits = torch.randn(2, 3, 7)
     mask, positions = torch.ones(3, 7, dtype=torch.bool), torch.tensor([0, 3, 6])
     each = span_loss(*logits, positions, positions, mask, reduction="none")
+    with pytest.raises(ValueError, match="reduction is 'sum', expected mean or none"):
+        span_loss(*logits, positions, positions, mask, reduction="sum")
     alone = [span_loss(*(t[i : i + 1] for t in (*logits, positions, positions, mask))) for i in range(3)]
     torch.testing.assert_close(each, torch.stack(alone))
     torch.testing.assert_close(each.mean(), span_loss(*logits, positions, positions, mask))

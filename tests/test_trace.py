@@ -104,6 +104,19 @@ def test_gradients_flow_through_what_is_recorded_and_replaced(model, inputs):
     assert float(up - down) / 2e-2 == pytest.approx(float(slope.norm()), rel=1e-2)
 
 
+def test_weights_have_gradients_where_they_are_replaced_by_a_copy(model, inputs):
+    beside = trace(model, *inputs)
+    with pytest.raises(RuntimeError, match="not have been used in the graph"):
+        torch.autograd.grad(beside["start_logits"][0, 2], beside["layers.1.weights"])
+    found = trace(model, *inputs, replace={"layers.1.weights": lambda w: w.clone()})
+    close(found["start_logits"], beside["start_logits"])
+    (slope,) = torch.autograd.grad(found["start_logits"][0, 2], found["layers.1.weights"])
+    # heads = weights v, so the slope of a weight is that of the head's row times the value that it takes
+    again = trace(model, *inputs)
+    (of_heads,) = torch.autograd.grad(again["start_logits"][0, 2], again["layers.1.heads"])
+    close(slope, of_heads @ again["layers.1.value"].transpose(2, 3))
+
+
 @pytest.mark.parametrize("merged", [False, True])
 def test_the_update_of_an_adapter_is_what_it_adds(model, inputs, merged):
     add_lora(model, rank=2, alpha=4)

@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parse_options(argv)
     keep_freed_memory()
     if options.export:
-        print(export(options.model, options.revision, options.export, options.onnx))
+        print(export(options.model, options.export, options.revision, options.onnx))
         return 0
     asked = {"null_threshold": options.null_threshold, "answerable": options.answerable}
     given = {name: value for name, value in asked.items() if value is not None}

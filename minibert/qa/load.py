@@ -33,7 +33,7 @@ def load_reader(
     bert, tokenizer, saved = load_model(model, revision)
     place = choose_device(device)
     dtype = choose_precision(precision, place)
-    prepare_frozen(dtype, bert.to(place))
+    prepare_frozen(bert.to(place), dtype)
     settings = {**window_sizes(bert.config), **saved, **settings}
     check_fit(tokenizer, bert.config.vocab_size, bert.config.longest_sequence, settings["max_length"])
     return squad.Reader(bert, tokenizer, device=place, precision=dtype, **settings)
@@ -83,11 +83,11 @@ def trained_part(folder: Path) -> Path:
     return folder
 
 
-def export(name: str | Path, revision: str, folder: str | Path, onnx: bool = False) -> str:
+def export(name: str | Path, folder: str | Path, revision: str = "", onnx: bool = False) -> str:
     """Write a plain checkpoint, an adapter merged in, that transformers can load too, with qa.json beside it.
 
-    Args: onnx: write model.onnx too; see `write_onnx`.
-    Returns what was written, in words.
+    Args: name, revision: as for `load_reader`; onnx: write model.onnx too, see `write_onnx`.
+    Returns what was written, in words. Raises ValueError when the folder is not empty, and what `load_model` raises.
     """
     if onnx:
         check_onnx()

@@ -68,7 +68,7 @@ def ask_teachers(
         for model in teachers.values():
             lora.remove_lora(model)
             model.qa_outputs.requires_grad_(True)  # stays in float32, as in training
-            prepare_frozen(dtype, model.to(device))
+            prepare_frozen(model.to(device), dtype)
         with autocast(device, dtype):
             return soft_targets(list(teachers.values()), windows, device, progress)
 

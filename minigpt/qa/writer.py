@@ -38,7 +38,7 @@ def write_answers(
     for at in progress(range(0, len(order), ROWS)):
         rows = order[at : at + ROWS]
         input_ids, mask, _ = (t.to(device) for t in collate_prompts(asked, rows, eos_id, left=True))
-        written = minigpt.generate(model, input_ids, mask, max_answer_tokens, eos_id=eos_id, pad_id=eos_id, **decoding)
+        written = minigpt.generate(model, input_ids, mask, max_answer_tokens, **decoding)
         for row, text in zip(rows, tokenizer.decode_batch(written.tolist()), strict=True):
             answers[row] = "" if text.strip() == silence.strip() else text.strip()
     return answers
@@ -113,6 +113,6 @@ def load_writer(run: str | Path, device: str = "auto", precision: str = "auto") 
     lora.remove_lora(model)
     place = choose_device(device)
     dtype = choose_precision(precision, place)
-    prepare_frozen(dtype, model.requires_grad_(False).to(place))
+    prepare_frozen(model.requires_grad_(False).to(place), dtype)
     sizes = {name: config[name] for name in ("max_length", "max_answer_tokens", "silence")}
     return Writer(model, tokenizer, **sizes, device=place, precision=dtype)
