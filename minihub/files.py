@@ -80,6 +80,7 @@ def read_object(path: str | Path, error: type[ValueError] = ValueError, largest:
 
 
 def write_json(path: Path, content: dict | list) -> None:
+    """Write JSON for people to read: two blanks a level, letters of every language as they are."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     # A path that is not UTF-8 holds half surrogate pairs; their backslash form is their JSON form too.
     path.write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -16,6 +16,8 @@ WORTH_CACHING = 20_000  # questions: fewer are tokenised in under two seconds
 
 @dataclass(frozen=True)
 class Dataset:
+    """The questions of a file, and the windows made of them, in the same order."""
+
     examples: list[Example]
     windows: Windows
     left_out: int = 0  # unanswerable questions, when only answerable ones were asked for

@@ -22,6 +22,8 @@ class WrongOffsetError(DataError):
 
 
 class Answer(NamedTuple):
+    """A gold answer: context[start : start + len(text)] is its text."""
+
     text: str
     start: int  # first character in the context
 
