@@ -1,5 +1,6 @@
 """Fixtures of several test files: a tokenizer and a tiny model, a finished run, a browser."""
 
+import dataclasses
 import importlib.util
 import os
 
@@ -7,6 +8,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import gpt
 import pytest
 import torch
 from helpers import flags, letter_tokenizer, write_tiny
@@ -15,7 +17,11 @@ from reports import EVIL, MIXED
 from reports import make_run as make_report_run
 
 import minibert
+import minigpt
+import minigpt.small
 import train
+import train_gpt
+from minigpt.small import train_tokenizer
 from squad.report.__main__ import main as write_report
 
 # No example database in the working directory, and no deadline, since a busy machine is not a failure.
@@ -111,3 +117,26 @@ def browser(tmp_path_factory):
     driver = chromium.start(tmp_path_factory.mktemp("chromium"))
     yield driver
     driver.quit()
+
+
+@pytest.fixture(scope="session")
+def gpt_text(tiny, tmp_path_factory):
+    """A run that learned the text of the contexts, in a tiny shape."""
+    folder = tmp_path_factory.mktemp("text") / "run"
+    small = minigpt.GPT2Config(n_positions=140, n_embd=24, n_layer=2, n_head=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(minigpt.small, "train_tokenizer", lambda texts: train_tokenizer(texts, 290))
+        patch.setattr(minigpt.small, "small_config", lambda tokenizer, _: dataclasses.replace(
+            small, vocab_size=tokenizer.get_vocab_size(), eos_token_id=0))  # fmt: skip
+        more = ("--learn", "text", "--epochs", "30", "--learning-rate", "0.01")
+        assert train_gpt.main(gpt.flags(tiny, folder, *more)) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def gpt_answers(tiny, gpt_text, tmp_path_factory):
+    """A run that learned to answer, from `gpt_text`."""
+    folder = tmp_path_factory.mktemp("answers") / "run"
+    more = ("--model", str(gpt_text / "model"), "--epochs", "40", "--learning-rate", "0.01", "--lora-targets", "all")
+    assert train_gpt.main(gpt.flags(tiny, folder, *more)) == 0
+    return folder

@@ -1,6 +1,5 @@
 """train_gpt.py end to end: a small GPT-2 learns to write, then to answer; resuming, evaluating, asking."""
 
-import dataclasses
 import json
 import os
 import shutil
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from gpt import flags
 from helpers import ROOT, checkpoint_of, read, read_log
 
 import minigpt
@@ -19,56 +19,25 @@ import minihub
 import minirun
 import squad
 import train_gpt
-from experiments import ablate, decoding, padding, pointing
 from minigpt.qa import load_writer
 from minigpt.qa.__main__ import main as ask
 from minigpt.qa.writer import write_answers
-from minigpt.small import train_tokenizer
 from minihub import load_tokenizer
 from squad.prompts import make_prompts
-
-
-def flags(tiny, output, *more):
-    file = str(tiny / "squad.json")
-    sizes = ("--max-length", "140", "--max-answer-tokens", "8", "--batch-size", "4", "--log-every", "1")
-    return ["--train", file, "--dev", file, "--output", str(output), *sizes, "--precision", "fp32", *more]
-
-
-@pytest.fixture(scope="module")
-def text(tiny, tmp_path_factory):
-    """A run that learned the text of the contexts, in a tiny shape."""
-    folder = tmp_path_factory.mktemp("text") / "run"
-    small = minigpt.GPT2Config(n_positions=140, n_embd=24, n_layer=2, n_head=3)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(minigpt.small, "train_tokenizer", lambda texts: train_tokenizer(texts, 290))
-        patch.setattr(minigpt.small, "small_config", lambda tokenizer, _: dataclasses.replace(
-            small, vocab_size=tokenizer.get_vocab_size(), eos_token_id=0))  # fmt: skip
-        more = ("--learn", "text", "--epochs", "30", "--learning-rate", "0.01")
-        assert train_gpt.main(flags(tiny, folder, *more)) == 0
-    return folder
-
-
-@pytest.fixture(scope="module")
-def answers(tiny, text, tmp_path_factory):
-    """A run that learned to answer, from `text`."""
-    folder = tmp_path_factory.mktemp("answers") / "run"
-    more = ("--model", str(text / "model"), "--epochs", "40", "--learning-rate", "0.01", "--lora-targets", "all")
-    assert train_gpt.main(flags(tiny, folder, *more)) == 0
-    return folder
 
 
 def losses(folder):
     return [line["loss"] for line in read_log(folder) if "loss" in line]
 
 
-def test_a_small_model_learns_the_text_and_is_an_ordinary_checkpoint(text):
-    found = losses(text)
+def test_a_small_model_learns_the_text_and_is_an_ordinary_checkpoint(gpt_text):
+    found = losses(gpt_text)
     assert found[-1] < found[0] / 2
-    model = minigpt.load_pretrained(text / "model")
-    tokenizer = load_tokenizer(text / "model")
+    model = minigpt.load_pretrained(gpt_text / "model")
+    tokenizer = load_tokenizer(gpt_text / "model")
     assert tokenizer.decode(tokenizer.encode("who is vin\u06d4").ids) == "who is vin\u06d4"  # any text can be written
     assert model.config.vocab_size == tokenizer.get_vocab_size()
-    assert read(text / "predictions.json") == {}
+    assert read(gpt_text / "predictions.json") == {}
 
 
 def test_a_small_model_has_the_dropout_asked_for():
@@ -76,23 +45,23 @@ def test_a_small_model_has_the_dropout_asked_for():
     assert {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)} == {0.25}
 
 
-def test_it_learns_to_answer_and_figures_are_of_what_was_written(answers, tiny):
-    found = losses(answers)
+def test_it_learns_to_answer_and_figures_are_of_what_was_written(gpt_answers, tiny):
+    found = losses(gpt_answers)
     assert found[-1] < 0.7 * found[0]  # with frozen, tied embeddings it cannot become very sure
-    examples, written = squad.read_examples(tiny / "squad.json"), read(answers / "predictions.json")
-    metrics = read(answers / "metrics.json")
+    examples, written = squad.read_examples(tiny / "squad.json"), read(gpt_answers / "predictions.json")
+    metrics = read(gpt_answers / "metrics.json")
     expected = squad.official_metrics(examples, written)
     assert {name: metrics[name] for name in expected} == expected
     assert metrics["f1"] > metrics["always_empty"]["f1"]
     assert set(written.values()) > {""}
 
 
-def test_the_writer_and_the_command_say_what_the_run_wrote(answers, tiny, capsys, tmp_path):
-    written, writer = read(answers / "predictions.json"), load_writer(answers, device="cpu", precision="fp32")
+def test_the_writer_and_the_command_say_what_the_run_wrote(gpt_answers, tiny, capsys, tmp_path):
+    written, writer = read(gpt_answers / "predictions.json"), load_writer(gpt_answers, device="cpu", precision="fp32")
     for example in squad.read_examples(tiny / "squad.json")[:6]:
         assert writer(example.question, example.context) == written[example.id]
     (tmp_path / "text.txt").write_text(example.context)
-    arguments = ["--model", str(answers), "--context", str(tmp_path / "text.txt"), "--question", example.question]
+    arguments = ["--model", str(gpt_answers), "--context", str(tmp_path / "text.txt"), "--question", example.question]
     assert ask(arguments) == 0
     assert capsys.readouterr().out.strip() == (written[example.id] or "the text does not say")
     for how in (["--decoding", "top-k", "--k", "3"], ["--decoding", "top-p", "--p", "0.5"]):
@@ -104,11 +73,11 @@ def test_the_writer_and_the_command_say_what_the_run_wrote(answers, tiny, capsys
             ask([*arguments, *how])
 
 
-def test_flags_of_drawing_reach_generate(answers, tmp_path, monkeypatch):
+def test_flags_of_drawing_reach_generate(gpt_answers, tmp_path, monkeypatch):
     (tmp_path / "text.txt").write_text("vin is a mistborn")
     seen, generate = [], minigpt.generate
     monkeypatch.setattr(minigpt, "generate", lambda *args, **how: seen.append(how) or generate(*args, **how))
-    asked = ["--model", str(answers), "--context", str(tmp_path / "text.txt"), "--question", "who is vin"]
+    asked = ["--model", str(gpt_answers), "--context", str(tmp_path / "text.txt"), "--question", "who is vin"]
     for flags_, expected, seed in (
         ("", {}, None),
         ("--decoding top-k --k 3 --temperature 0.5 --seed 7", {"top_k": 3, "temperature": 0.5}, 7),
@@ -120,31 +89,31 @@ def test_flags_of_drawing_reach_generate(answers, tmp_path, monkeypatch):
         assert (how["generator"].initial_seed() if "generator" in how else None) == seed
 
 
-def test_evaluating_again_gives_the_same(answers, capsys):
-    assert train_gpt.main(["--evaluate", str(answers)]) == 0
-    metrics = read(answers / "metrics.json")
+def test_evaluating_again_gives_the_same(gpt_answers, capsys):
+    assert train_gpt.main(["--evaluate", str(gpt_answers)]) == 0
+    metrics = read(gpt_answers / "metrics.json")
     shown = capsys.readouterr().out
     assert f"{metrics['f1']:.2f}" in shown and 'always ""' in shown
     assert f"{metrics['always_empty']['f1']:.2f}" in shown
-    again = answers / "evaluation"
-    assert read(again / "predictions.json") == read(answers / "predictions.json")
+    again = gpt_answers / "evaluation"
+    assert read(again / "predictions.json") == read(gpt_answers / "predictions.json")
     # The adapter was merged nowhere, but its base is read anew: equal up to rounding.
-    assert read(again / "metrics.json")["loss"] == pytest.approx(read(answers / "metrics.json")["loss"], rel=1e-5)
+    assert read(again / "metrics.json")["loss"] == pytest.approx(read(gpt_answers / "metrics.json")["loss"], rel=1e-5)
 
 
-def test_no_more_is_read_than_is_used(answers, tiny, tmp_path):
-    config = read(answers / "config.json")
-    (answers / "config.json").write_text(json.dumps({**config, "train": "moved.json"}))
+def test_no_more_is_read_than_is_used(gpt_answers, tiny, tmp_path):
+    config = read(gpt_answers / "config.json")
+    (gpt_answers / "config.json").write_text(json.dumps({**config, "train": "moved.json"}))
     try:
-        assert train_gpt.main(["--evaluate", str(answers)]) == 0
+        assert train_gpt.main(["--evaluate", str(gpt_answers)]) == 0
     finally:
-        (answers / "config.json").write_text(json.dumps(config))
+        (gpt_answers / "config.json").write_text(json.dumps(config))
     short = ("--learn", "text", "--max-length", "8", "--epochs", "1")  # shorter than any question with its frame
     assert train_gpt.main(flags(tiny, tmp_path / "run", *short)) == 0
 
 
-def test_a_resumed_run_continues_as_if_it_had_not_stopped(text, tiny, tmp_path, monkeypatch):
-    more = ("--model", str(text / "model"), "--epochs", "2", "--checkpoint-every", "2")
+def test_a_resumed_run_continues_as_if_it_had_not_stopped(gpt_text, tiny, tmp_path, monkeypatch):
+    more = ("--model", str(gpt_text / "model"), "--epochs", "2", "--checkpoint-every", "2")
     assert train_gpt.main(flags(tiny, tmp_path / "whole", *more)) == 0
     step, taken = train_gpt.training_step, []
 
@@ -163,8 +132,8 @@ def test_a_resumed_run_continues_as_if_it_had_not_stopped(text, tiny, tmp_path, 
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def make_run(text, tiny, tmp_path, *more):
-    arguments = flags(tiny, tmp_path / "run", "--model", str(text / "model"), *more)
+def make_run(gpt_text, tiny, tmp_path, *more):
+    arguments = flags(tiny, tmp_path / "run", "--model", str(gpt_text / "model"), *more)
     options = minirun.parse_command(arguments, train_gpt.Options, "train_gpt.py", "").options.resolved()
     run = train_gpt.prepare(options, None, minirun.Processes(), torch.device("cpu"))
     run.model.train()
@@ -182,31 +151,31 @@ def gradients(run, ids, scale=0.0):
     return seen, (float(loss), float(norm))
 
 
-def test_accumulating_equals_one_pass_though_answers_differ_in_length(text, tiny, tmp_path):
+def test_accumulating_equals_one_pass_though_answers_differ_in_length(gpt_text, tiny, tmp_path):
     ids = np.arange(7)
-    whole, result = gradients(make_run(text, tiny, tmp_path, "--batch-size", "7"), ids)
+    whole, result = gradients(make_run(gpt_text, tiny, tmp_path, "--batch-size", "7"), ids)
     few = ("--batch-size", "2", "--gradient-accumulation-steps", "4")
-    parts, again = gradients(make_run(text, tiny, tmp_path, *few), ids)
+    parts, again = gradients(make_run(gpt_text, tiny, tmp_path, *few), ids)
     assert result == pytest.approx(again, rel=1e-5)
     assert whole.keys() == parts.keys()
     for name in whole:
         torch.testing.assert_close(whole[name], parts[name], rtol=1e-4, atol=1e-6)
 
 
-def test_accumulation_makes_the_step_larger_not_the_epoch_longer(text, tiny, tmp_path):
+def test_accumulation_makes_the_step_larger_not_the_epoch_longer(gpt_text, tiny, tmp_path):
     """3 passes of 2 prompts learn what one pass of 6 does, step by step."""
     for size, passes in ((2, 3), (6, 1)):
         sizes = ("--batch-size", str(size), "--gradient-accumulation-steps", str(passes), "--epochs", "1")
         out = tmp_path / f"{size}x{passes}"
-        assert train_gpt.main(flags(tiny, out, "--model", str(text / "model"), *sizes)) == 0
+        assert train_gpt.main(flags(tiny, out, "--model", str(gpt_text / "model"), *sizes)) == 0
     assert len(losses(tmp_path / "2x3")) == len(losses(tmp_path / "6x1")) > 2
     assert losses(tmp_path / "2x3") == pytest.approx(losses(tmp_path / "6x1"), rel=1e-3)
 
 
-def test_two_processes_train_and_answer_as_one(text, tiny, tmp_path):
+def test_two_processes_train_and_answer_as_one(gpt_text, tiny, tmp_path):
     """Also in the last step of a pass, which has one prompt for two processes."""
     number = len(squad.read_examples(tiny / "squad.json"))
-    more = ("--model", str(text / "model"), "--epochs", "3", "--learning-rate", "0.001", "--dropout", "0.0")
+    more = ("--model", str(gpt_text / "model"), "--epochs", "3", "--learning-rate", "0.001", "--dropout", "0.0")
     more += ("--batch-size", str(next(size for size in range(3, number) if number % size == 1)))
     assert train_gpt.main(flags(tiny, tmp_path / "one", *more)) == 0
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -222,21 +191,21 @@ def test_two_processes_train_and_answer_as_one(text, tiny, tmp_path):
     assert one == two
 
 
-def test_gradients_are_clipped_once_and_after_unscaling(text, tiny, tmp_path):
-    clipped, _ = gradients(make_run(text, tiny, tmp_path, "--max-grad-norm", "0.001"), np.arange(7), scale=1024.0)
+def test_gradients_are_clipped_once_and_after_unscaling(gpt_text, tiny, tmp_path):
+    clipped, _ = gradients(make_run(gpt_text, tiny, tmp_path, "--max-grad-norm", "0.001"), np.arange(7), scale=1024.0)
     total = torch.stack([gradient.norm() for gradient in clipped.values()]).norm().item()
     assert total == pytest.approx(0.001, rel=1e-3)  # clipped scaled gradients would be 1024 times smaller
 
 
-def test_silence_may_be_a_phrase(text, tiny, tmp_path):
-    run = make_run(text, tiny, tmp_path, "--silence", "unanswerable")
+def test_silence_may_be_a_phrase(gpt_text, tiny, tmp_path):
+    run = make_run(gpt_text, tiny, tmp_path, "--silence", "unanswerable")
     row = next(i for i, e in enumerate(run.examples) if not e.answers)
     assert run.tokenizer.decode(run.dev.ids[row].tolist()).endswith("Answer: unanswerable")
     assert (run.train.answer_tokens >= 2).all()
 
 
-def test_a_written_phrase_of_silence_is_no_answer(text, tiny, tmp_path, monkeypatch):
-    run, said = make_run(text, tiny, tmp_path), (" unanswerable", " vin ", "")
+def test_a_written_phrase_of_silence_is_no_answer(gpt_text, tiny, tmp_path, monkeypatch):
+    run, said = make_run(gpt_text, tiny, tmp_path), (" unanswerable", " vin ", "")
     rows = [run.tokenizer.encode(text).ids for text in said]
     eos_id = run.model.config.eos_token_id
     padded = torch.tensor([row + [eos_id] * (40 - len(row)) for row in rows])
@@ -248,9 +217,9 @@ def test_a_written_phrase_of_silence_is_no_answer(text, tiny, tmp_path, monkeypa
         assert [found[row] for row in by_length] == ["", "vin", ""]
 
 
-def test_options_reach_the_adapter_and_its_file(text, tiny, tmp_path, monkeypatch):
+def test_options_reach_the_adapter_and_its_file(gpt_text, tiny, tmp_path, monkeypatch):
     out = tmp_path / "out"
-    monkeypatch.setattr(minihub.hub, "_download", lambda name, revision: text / "model")
+    monkeypatch.setattr(minihub.hub, "_download", lambda name, revision: gpt_text / "model")
     more = ("--model", "some/model", "--lora-dropout", "0.25", "--lora-alpha", "6", "--revision", "v7")
     assert train_gpt.main(flags(tiny, out, *more, "--epochs", "1", "--max-train-examples", "4")) == 0
     config = read(out / "adapter" / "adapter_config.json")
@@ -258,12 +227,12 @@ def test_options_reach_the_adapter_and_its_file(text, tiny, tmp_path, monkeypatc
     assert config["fan_in_fan_out"] is True  # as PEFT has to know to merge into GPT-2's transposed matrices
 
 
-def test_a_run_without_a_model_says_how_to_go_on_and_asks_nobody(answers, tmp_path, monkeypatch):
+def test_a_run_without_a_model_says_how_to_go_on_and_asks_nobody(gpt_answers, tmp_path, monkeypatch):
     """`run/model` looks like a hub id where the run's name has no slash."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(minihub.hub, "_download", None)
     Path("run").mkdir()
-    shutil.copy(answers / "config.json", "run")
+    shutil.copy(gpt_answers / "config.json", "run")
     with pytest.raises(
         ValueError, match=r"^run: this run has saved no model yet; continue it: python train_gpt\.py --resume run$"
     ):
@@ -274,106 +243,58 @@ def test_a_run_without_a_model_says_how_to_go_on_and_asks_nobody(answers, tmp_pa
     ("question", "context", "message"),
     [(" ", "vin", "blank"), ("caf\udce9", "vin", "not valid Unicode"), ("who", "caf\udce9", "not valid Unicode")],
 )
-def test_what_cannot_be_asked_of_a_writer(answers, question, context, message):
+def test_what_cannot_be_asked_of_a_writer(gpt_answers, question, context, message):
     with pytest.raises(ValueError, match=message):
-        load_writer(answers, device="cpu")(question, context)
+        load_writer(gpt_answers, device="cpu")(question, context)
 
 
-def test_a_text_that_is_not_utf_8_is_named(answers, tmp_path):
+def test_a_text_that_is_not_utf_8_is_named(gpt_answers, tmp_path):
     (tmp_path / "latin1.txt").write_bytes(b"caf\xe9")
     with pytest.raises(ValueError, match=r"latin1\.txt: not UTF-8 text \(byte 3\)"):
-        ask(["--model", str(answers), "--context", str(tmp_path / "latin1.txt"), "--question", "who"])
+        ask(["--model", str(gpt_answers), "--context", str(tmp_path / "latin1.txt"), "--question", "who"])
 
 
-def test_the_dev_loss_is_of_all_answer_tokens_alike(answers, monkeypatch):
+def test_the_dev_loss_is_of_all_answer_tokens_alike(gpt_answers, monkeypatch):
     """Evaluated one prompt at a time and all at once."""
-    loss = read(answers / "metrics.json")["loss"]
+    loss = read(gpt_answers / "metrics.json")["loss"]
     for rows in (1, 24):
         monkeypatch.setattr(train_gpt, "ROWS", rows)
-        assert train_gpt.main(["--evaluate", str(answers)]) == 0
-        assert read(answers / "evaluation" / "metrics.json")["loss"] == pytest.approx(loss, rel=1e-5)
+        assert train_gpt.main(["--evaluate", str(gpt_answers)]) == 0
+        assert read(gpt_answers / "evaluation" / "metrics.json")["loss"] == pytest.approx(loss, rel=1e-5)
 
 
-def test_the_best_text_model_is_the_one_with_the_lowest_loss(text):
-    at = checkpoint_of(text)
+def test_the_best_text_model_is_the_one_with_the_lowest_loss(gpt_text):
+    at = checkpoint_of(gpt_text)
     assert at["best"]["dev_loss"] == min(found["dev_loss"] for found in at["evaluations"])
     assert len(at["evaluations"]) == 30
 
 
-def test_training_goes_on_in_training_mode_after_an_evaluation(text, tiny, tmp_path, monkeypatch):
+def test_training_goes_on_in_training_mode_after_an_evaluation(gpt_text, tiny, tmp_path, monkeypatch):
     modes, step = [], train_gpt.training_step
     monkeypatch.setattr(
         train_gpt, "training_step", lambda run, *rest: modes.append(run.model.training) or step(run, *rest)
     )
-    assert train_gpt.main(flags(tiny, tmp_path / "run", "--model", str(text / "model"), "--epochs", "2")) == 0
+    assert train_gpt.main(flags(tiny, tmp_path / "run", "--model", str(gpt_text / "model"), "--epochs", "2")) == 0
     assert modes == [True] * 12
 
 
-def test_a_writer_leaves_room_for_its_answers_and_no_more(answers, tiny, monkeypatch):
+def test_a_writer_leaves_room_for_its_answers_and_no_more(gpt_answers, tiny, monkeypatch):
     seen, generate = [], minigpt.generate
     monkeypatch.setattr(minigpt, "generate", lambda *args, **more: seen.append(args) or generate(*args, **more))
-    example, writer = squad.read_examples(tiny / "squad.json")[0], load_writer(answers, device="cpu", precision="fp32")
+    example, writer = (
+        squad.read_examples(tiny / "squad.json")[0],
+        load_writer(gpt_answers, device="cpu", precision="fp32"),
+    )
     writer.max_length, writer.max_answer_tokens = 60, 7  # so short that the context is cut
     writer(example.question, example.context)
     [(_, input_ids, _, room)] = seen
     assert (input_ids.size(1), room) == (60 - 7, 7)
 
 
-def test_an_adapter_that_does_not_move_stops_the_run(text, tiny, tmp_path):
-    more = ("--model", str(text / "model"), "--epochs", "9", "--learning-rate", "1e-60")
+def test_an_adapter_that_does_not_move_stops_the_run(gpt_text, tiny, tmp_path):
+    more = ("--model", str(gpt_text / "model"), "--epochs", "9", "--learning-rate", "1e-60")
     with pytest.raises(ValueError, match="every lora_B is still zero after 50 steps at --learning-rate 1e-60"):
         train_gpt.main(flags(tiny, tmp_path / "run", *more))
-
-
-def test_decoding_scores_nine_ways_over_seeds(answers, tiny, tmp_path, capsys):
-    arguments = ["--model", str(answers), "--dev", str(tiny / "squad.json"), "--output", str(tmp_path), "--seeds", "2"]
-    assert decoding.main(arguments) == 0
-    rows = {row["way"]: row["passes"] for row in read(tmp_path / "results.json")}
-    assert len(rows) == 9
-    assert [len(passes) for passes in rows.values()] == [1] + [2] * 8
-    metrics = read(answers / "metrics.json")  # greedy writes what the run's own evaluation wrote
-    assert rows["greedy"][0]["f1"] == metrics["f1"]
-    assert rows["temperature 1.3"][0] != rows["temperature 1.3"][1]
-    written = read(answers / "predictions.json")
-    assert rows["greedy"][0]["silent"] == list(written.values()).count("") / len(written)
-    assert (tmp_path / "results.md").read_text(encoding="utf-8") in capsys.readouterr().out
-
-
-def test_pointing_and_writing_are_scored_on_the_same_questions(answers, run, tiny, tmp_path):
-    files = ["--reader", str(run), "--writer", str(answers), "--dev", str(tiny / "squad.json")]
-    assert pointing.main([*files, "--output", str(tmp_path)]) == 0
-    rows = {row["figure"]: row for row in read(tmp_path / "results.json")}
-    assert rows["F1"]["writes"] == f"{read(answers / 'metrics.json')['f1']:.2f}"
-    assert rows["answers that stand in the text"]["points"] in ("100%", "none given")
-
-
-def test_ablate_runs_its_configurations_of_gpt(text, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(ablate, "GPT_FIVE", (ablate.GPT_FIVE[0], ablate.GPT_FIVE[3]))  # rank 32 exceeds this width
-    file, questions = str(tiny / "squad.json"), ("--questions", "10", "--held", "6", "--gpt", str(text / "model"))
-    more = ("--", "--max-length", "140", "--max-answer-tokens", "4", "--precision", "fp32")
-    assert ablate.main(["--train", file, "--dev", file, "--output", str(tmp_path), *questions, *more]) == 0
-    rows = read(tmp_path / "results.json")
-    assert [(r["rank"], r["alpha"], r["targets"]) for r in rows] == [(r, a, t) for r, a, _, t in ablate.GPT_FIVE]
-    # rank 4 on c_attn, (24 -> 72), of two layers; rank 8 there and on mlp.c_proj, (96 -> 24)
-    assert rows[0]["parameters"] == 2 * 4 * (24 + 72)
-    assert rows[1]["parameters"] == 2 * 8 * (24 + 72 + 96 + 24)
-    plain = sum(p.numel() for p in minigpt.load_pretrained(text / "model").parameters())
-    assert rows[0]["share"] == rows[0]["parameters"] / (plain + rows[0]["parameters"])
-    best = min(rows, key=lambda row: row["held"]["loss"])
-    assert f"chosen by the loss on 6 questions of held-out articles: rank {best['rank']}," in (
-        tmp_path / "results.md"
-    ).read_text(encoding="utf-8").replace("\n", " ")
-
-
-def test_padding_changes_no_loss_of_gpt_and_is_measured(text, tiny, tmp_path):
-    file, model = str(tiny / "squad.json"), str(text / "model")
-    task, ids = padding.gpt_task(file, model), np.array([0, 2, 1])
-    torch.testing.assert_close(task.loss(ids, 0), task.loss(ids, 140))
-    files = ("--train", file, "--questions", "6", "--output", str(tmp_path), "--passes", "1", "--batch-size", "3")
-    assert padding.main([*files, "--gpt", model]) == 0
-    static, dynamic, alike = read(tmp_path / "results.json")
-    assert static["waste"] > dynamic["waste"] >= alike["waste"] >= 0
-    assert static["windows"] == dynamic["windows"] == alike["windows"] == 6
 
 
 @pytest.mark.parametrize(
