@@ -9,7 +9,7 @@
 Both sides of a comparison take turns on the same questions of data/, in the same precision: bf16 where the processor
 has it natively, else float32. Medians are reported, beside the matrix speed that the machine reaches in these minutes.
 Writes bench/results/KIND-PRECISION.json and .md, where KIND is cuda, or amx, avx512-bf16 or avx2 with the processor's
-family and model.
+family and model; and growth.png beside them.
 """
 
 import statistics

@@ -4,9 +4,8 @@
 
 The same windows in the same order from the same start, three times: with train.py's own steps; with every fast path
 replaced by the plain formula (autograd's LoRA, the fused attention, frozen weights as PyTorch multiplies them, no
-padding to multiples, one pass per step); and
-plain with the windows of each batch in reverse order, which adds up the same numbers in another order and so shows the
-noise of bfloat16.
+padding to multiples, one pass per step); and plain with the windows of each batch in reverse order, which adds up the
+same numbers in another order and so shows the noise of bfloat16.
 """
 
 import argparse

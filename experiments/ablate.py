@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from experiments import common
+from experiments import common, scripts
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)
 TARGETS = {"query, value": "attention", "attention's four": "query,key,value,attention_output", "all six": "all"}
@@ -50,11 +50,11 @@ def main(argv: Sequence[str]) -> int:
     for (rank, alpha, rate, targets), flags in tqdm(runs.items(), desc="ablate", unit="run"):
         names = TARGETS.get(targets, targets)
         folder = options.output / f"r{rank}-a{alpha}-{rate:g}-{names.replace(',', '+')}"
-        run = common.trained(folder, [*data, *flags, *options.flags], script)
-        dev = common.scored(folder, options.dev, script)
+        run = scripts.trained(folder, [*data, *flags, *options.flags], script)
+        dev = scripts.scored(folder, options.dev, script)
         row = {"rank": rank, "alpha": alpha, "learning_rate": rate, "targets": targets, "folder": str(folder)}
         row |= {"seconds": run["seconds"], "peak_memory": run["peak_memory"], "held": run["metrics"], "dev": dev}
-        rows.append(row | common.parameters(folder))
+        rows.append(row | scripts.parameters(folder))
     columns = GPT_COLUMNS if options.gpt else COLUMNS
     common.report(options.output, "LoRA by rank, targets and learning rate", rows, columns, notes(options, rows))
     common.draw(options.output / "ablate.png", lambda axes: plot(axes, rows, bool(options.gpt)), size=(8.5, 4.5))
@@ -85,7 +85,7 @@ def notes(options: argparse.Namespace, rows: Sequence[dict]) -> str:
     else:
         best = max(rows, key=lambda row: common.held_f1(row["held"]))
         by, more = common.judged_by(best["held"]), "at the threshold of the held-out part if there is one"
-    questions, held = common.sizes(rows[0]["folder"])
+    questions, held = scripts.sizes(rows[0]["folder"])
     return (
         f"{questions} questions of {Path(options.train).name}; chosen by {by} on {held} questions of "
         f"held-out articles: rank {best['rank']}, {best['targets']}, rate {best['learning_rate']:g}. "

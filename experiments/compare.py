@@ -9,7 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 import squad
-from experiments import common
+from experiments import common, scripts
 from minibert import qa
 
 # kind -> the flags that make it, and its learning rates; the head then learns at 1e-2 to 4e-2, and at 1e-3 to 4e-3
@@ -35,16 +35,16 @@ def main(argv: Sequence[str]) -> int:
     runs = {}
     for (kind, rate), flags in tqdm(tried.items(), desc="compare", unit="run"):
         folder = options.output / f"{kind}-{rate:g}"
-        run = common.trained(folder, [*data, *flags, *options.flags])
+        run = scripts.trained(folder, [*data, *flags, *options.flags])
         runs[kind, rate] = {"kind": kind, "rate": rate, "folder": str(folder), **run, "losses": losses(folder)}
     rows = []
     for kind in KINDS:
         best = max((run for (k, _), run in runs.items() if k == kind), key=lambda r: common.held_f1(r["metrics"]))
         folder = Path(best["folder"])
-        row = {**best, "dev": common.scored(folder, options.dev), "latency": latency(folder)}
-        rows.append({**row, "parameters": common.parameters(folder), "bytes": size_of(folder)})
+        row = {**best, "dev": scripts.scored(folder, options.dev), "latency": latency(folder)}
+        rows.append({**row, "parameters": scripts.parameters(folder), "bytes": size_of(folder)})
     others = "; ".join(f"{k} {r:g}: {common.held_f1(run['metrics']):.2f}" for (k, r), run in runs.items())
-    questions, held = common.sizes(rows[0]["folder"])
+    questions, held = scripts.sizes(rows[0]["folder"])
     notes = (
         f"{questions} questions of {Path(options.train).name}, {options.epochs} epochs. Each rate was chosen "
         f"by {common.judged_by(rows[0]['metrics'])} on {held} questions of held-out articles: {others}. "

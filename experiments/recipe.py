@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from experiments import common
+from experiments import common, scripts
 
 CHANGES = {
     "train.py's defaults": (),
@@ -30,11 +30,11 @@ def main(argv: Sequence[str]) -> int:
     found: dict[str, list[dict]] = {name: [] for name in CHANGES}
     for (seed, name), flags in tqdm(runs.items(), desc="recipe", unit="run"):
         folder = options.output / f"{'-'.join(CHANGES[name]).replace('--', '') or 'defaults'}-seed-{seed}"
-        run = common.trained(folder, [*data, *flags, *options.flags])
-        figures = {"seed": seed, "held": run["metrics"], "dev": common.scored(folder, options.dev)}
-        found[name].append({**figures, **common.parameters(folder)})
+        run = scripts.trained(folder, [*data, *flags, *options.flags])
+        figures = {"seed": seed, "held": run["metrics"], "dev": scripts.scored(folder, options.dev)}
+        found[name].append({**figures, **scripts.parameters(folder)})
     rows = [{"change": name, "runs": runs} for name, runs in found.items()]
-    questions, held = common.sizes(folder)
+    questions, held = scripts.sizes(folder)
     notes = (
         f"{questions} questions of {Path(options.train).name}, one pass, {options.seeds} seeds: mean (lowest - "
         f"highest). {Path(options.dev).name} was scored once per run, at the threshold of {held} questions of "

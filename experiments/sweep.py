@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments import common
+from experiments import common, scripts
 from minihub import read_object
 
 FINISHED = "COMPLETE"
@@ -147,7 +147,7 @@ def run_trial(trial, space: dict[str, dict], data: list[str], options) -> float:
     folder = options.output / f"trial-{trial.number}"
     flags = [*data, "--epochs", str(options.epochs), *flags_of(values), *options.flags]
     command = [sys.executable, str(common.ROOT / "train.py"), *flags, "--output", str(folder)]
-    with common.output_of(folder).open("ab") as output:
+    with scripts.output_of(folder).open("ab") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
     try:
         for number, f1 in evaluations(folder, process):
@@ -159,7 +159,7 @@ def run_trial(trial, space: dict[str, dict], data: list[str], options) -> float:
             process.send_signal(signal.SIGTERM)
         process.wait()
     if process.returncode:
-        raise ValueError(common.last_output(process.returncode, folder))
+        raise ValueError(scripts.last_output(process.returncode, folder))
     return common.held_f1(read_object(folder / "metrics.json"))
 
 
@@ -188,7 +188,7 @@ def finish(optuna, study, options, data: list[str]) -> None:
     best = study.best_trial
     folder = options.output / f"trial-{best.number}"
     held = read_object(folder / "metrics.json")
-    scores = common.scored(folder, options.dev)
+    scores = scripts.scored(folder, options.dev)
     dev = common.at_own_threshold(scores)
     weights = importances(optuna, study)
     listed = ", ".join(f"{flag} {weight:.0%}" for flag, weight in weights.items()) or "too few finished trials to tell"
@@ -196,7 +196,7 @@ def finish(optuna, study, options, data: list[str]) -> None:
     command = shlex.join(
         ["python", "train.py", *files, *flags_of(best.params), "--epochs", str(options.epochs), *options.flags]
     )
-    questions, held_out = common.sizes(folder)
+    questions, held_out = scripts.sizes(folder)
     notes = (
         f"{questions} questions of {Path(options.train).name}, {options.epochs} epochs, judged by "
         f"{common.judged_by(held)} on {held_out} questions of held-out articles. Best: trial {best.number}. "

@@ -6,7 +6,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 import squad
-from experiments import common
+from experiments import common, scripts
 from minirun import Parser
 
 # Training every weight needs a smaller rate and fewer epochs than training adapters (docs/results.md).
@@ -31,8 +31,8 @@ def main(argv: Sequence[str]) -> int:
     data = ["--train", options.train, "--dev", options.dev, "--augment", str(options.augment)]
     rows = []
     for folder, flags in tqdm(runs.items(), desc="teach", unit="run"):
-        run = common.trained(folder, [*data, *flags, *options.flags])
-        rows.append({"model": folder.name.replace("-", " "), **common.parameters(folder), **run})
+        run = scripts.trained(folder, [*data, *flags, *options.flags])
+        rows.append({"model": folder.name.replace("-", " "), **scripts.parameters(folder), **run})
     judged_by = common.judged_by(rows[0]["metrics"])
     notes = (
         f"All learned from {Path(options.train).name} and at most {options.augment:,} questions made of it, and "

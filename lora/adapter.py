@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lora.inject import freeze, lora_layers, wrap
+from lora.inject import check_plain, freeze, lora_layers, wrap
 from lora.linear import LoRALinear
 from minihub import all_finite, atomic_write, is_number, read_object, write_json
 
@@ -121,10 +121,7 @@ def load_adapter(
     Raises AdapterError for unreadable files, an unsupported kind of adapter, or one that was made for another base;
     ValueError when the model has LoRA layers already; AttributeError when there is no module called `head`.
     """
-    if any(lora_layers(model)):
-        raise ValueError("the model has LoRA layers already: remove_lora() first, or load the model anew")
-    if head is not None:
-        model.get_submodule(head)
+    check_plain(model, head)
     config, state = _read(Path(folder))
     _check_supported(config)
     names = _same_names(model) if names is None else names

@@ -30,10 +30,7 @@ def add_lora(
     above the smaller side of a layer, for settings that LoRALinear refuses, and when the model has LoRA layers already;
     AttributeError when there is no module called `head`.
     """
-    if any(lora_layers(model)):
-        raise ValueError("the model has LoRA layers already: remove_lora() first, or load the model anew")
-    if head is not None:
-        model.get_submodule(head)
+    check_plain(model, head)
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     linears = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear) and not _is_inside(n, head)}
     linears = [name for name, m in linears.items() if id(m.weight) not in embeddings]
@@ -55,6 +52,14 @@ def add_lora(
         wrap(model, name, rank, alpha, dropout)
     freeze(model, head)
     return wrapped
+
+
+def check_plain(model: nn.Module, head: str | None) -> None:
+    """Raise ValueError when the model has LoRA layers, AttributeError when it has no module called `head`."""
+    if any(lora_layers(model)):
+        raise ValueError("the model has LoRA layers already: remove_lora() first, or load the model anew")
+    if head is not None:
+        model.get_submodule(head)
 
 
 def wrap(model: nn.Module, name: str, rank: int, alpha: float, dropout: float = 0.0) -> LoRALinear:

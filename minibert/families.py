@@ -56,11 +56,11 @@ FAMILIES = {
     "bert": Family("bert.", "BertForQuestionAnswering"),
     "roberta": Family(
         "roberta.", "RobertaForQuestionAnswering", positions_after_padding=True, pad_token_id=1,
-        unused=("lm_head.", "pooler.")
+        unused=("lm_head.", "pooler."),
     ),
     "xlm-roberta": Family(
         "roberta.", "XLMRobertaForQuestionAnswering", positions_after_padding=True, pad_token_id=1,
-        unused=("lm_head.", "pooler.")
+        unused=("lm_head.", "pooler."),
     ),
     "distilbert": Family(
         "distilbert.", "DistilBertForQuestionAnswering", layers="transformer.layer", layer_names=DISTILBERT_LAYER,

@@ -8,16 +8,8 @@ from minigpt.weights import checkpoint_names, load_pretrained, save_pretrained
 from minihub import CheckpointError, load_tokenizer
 
 __all__ = [
-    "GPT2",
-    "Cache",
-    "CheckpointError",
-    "GPT2Config",
-    "GPT2LMHead",
-    "checkpoint_names",
-    "generate",
-    "load_pretrained",
-    "load_tokenizer",
-    "save_pretrained",
+    "GPT2", "Cache", "CheckpointError", "GPT2Config", "GPT2LMHead", "checkpoint_names", "generate", "load_pretrained",
+    "load_tokenizer", "save_pretrained",
 ]  # fmt: skip
 
 

@@ -48,13 +48,11 @@ def load_examples(
     Raises DataError when no question is left.
     """
     every = read_examples(path, on_error)
-    examples = [example for example in every if example.answers] if answerable_only else every
-    if not examples:
+    kept = [i for i, example in enumerate(every) if example.answers or not answerable_only][: limit or None]
+    if not kept:
         raise DataError(f"{path}: holds no usable question" + " with an answer" * answerable_only)
-    examples = examples[: limit or None]
-    if answerable_only and limit:
-        every = every[: every.index(examples[-1]) + 1]
-    return examples, len(every) - len(examples) if answerable_only else 0
+    seen = kept[-1] + 1 if len(kept) == limit else len(every)
+    return [every[i] for i in kept], seen - len(kept)
 
 
 def load_dataset(

@@ -24,16 +24,16 @@ def by_hand(tiny, tmp_path):
     return tmp_path / "answerable.json"
 
 
-@pytest.mark.parametrize("limit", [0, 5])
+@pytest.mark.parametrize("limit", [0, 5, 100])
 def test_as_if_the_file_had_no_others(tiny, tokenizer, by_hand, limit):
     data = load_dataset(tiny / "squad.json", tokenizer, SIZES, limit, answerable_only=True)
     expected = load_dataset(by_hand, tokenizer, SIZES, limit)
     every = squad.read_examples(tiny / "squad.json")
-    passed_over = every if not limit else every[: every.index(data.examples[-1])]
-    assert data.left_out == sum(example.is_impossible for example in passed_over) == {0: 8, 5: 2}[limit]
+    seen = every[: every.index(data.examples[-1])] if limit == 5 else every
+    assert data.left_out == sum(example.is_impossible for example in seen) == {0: 8, 5: 2, 100: 8}[limit]
     assert expected.left_out == 0
     assert data.examples == expected.examples
-    assert len(data.examples) == (limit or 16)
+    assert len(data.examples) == min(limit or 16, 16)
     assert_equal(data.windows, expected.windows)
 
 

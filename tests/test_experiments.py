@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import minibert
 import squad
-from experiments import ablate, before_after, common, compare, padding, recipe, teach
+from experiments import ablate, before_after, common, compare, padding, recipe, scripts, teach
 
 # ------------------------------------------------------------------------------------------- the split
 
@@ -50,7 +50,7 @@ def test_the_questions_that_a_run_used_are_counted_and_not_those_asked_for(tmp_p
     given = dict(zip(("max_train_examples", "max_dev_examples"), limits, strict=True))
     (tmp_path / "config.json").write_text(json.dumps(paths | given | {"answerable_only": answerable_only}))
     fit, held = ([e for e in squad.read_examples(path) if e.answers or not answerable_only] for path in paths.values())
-    assert common.sizes(tmp_path) == (limits[0] or len(fit), limits[1] or len(held))
+    assert scripts.sizes(tmp_path) == (limits[0] or len(fit), limits[1] or len(held))
     assert len(fit) <= there
 
 
@@ -150,7 +150,7 @@ def test_the_third_model_is_taught_by_the_two_before_it(tiny, tmp_path):
 def test_a_run_that_fails_gives_its_last_line(tiny, tmp_path):
     message = r"train.py ended with status 2: train.py: --epochs is -1, .*; all of its output is in .*run.txt"
     with pytest.raises(ValueError, match=message):
-        common.trained(tmp_path / "run", ["--model", str(tiny), "--epochs=-1"])
+        scripts.trained(tmp_path / "run", ["--model", str(tiny), "--epochs=-1"])
 
 
 @pytest.mark.parametrize("given", [["--lora-rank", "4"], ["--train=x.json"], ["--output", "x"]])
@@ -220,14 +220,14 @@ def test_ctrl_c_ends_an_experiment_once_its_run_has_ended(tmp_path):
     # A shell that starts the tests in the background makes them ignore Ctrl-C.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        end = common.timed([str(tmp_path / "run.py")], tmp_path / "run.txt")
+        end = scripts.timed([str(tmp_path / "run.py")], tmp_path / "run.txt")
     finally:
         signal.signal(signal.SIGINT, before)
     assert end.interrupted
     assert end.status == 0
     assert (tmp_path / "run.txt").read_text(encoding="utf-8") == "done\n"
     with pytest.raises(KeyboardInterrupt):
-        common.check(end, tmp_path / "run")
+        scripts.check(end, tmp_path / "run")
 
 
 def test_losses_of_each_epoch_are_read_from_the_log(tmp_path):

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from squad import WindowPredictions, apply_threshold, best_spans, decode, make_windows, span_loss
+from squad import WindowPredictions, apply_threshold, best_spans, decode, make_windows, predict, span_loss
 from squad.spans import CERTAIN, Predictions, best_first, probabilities
 
 
@@ -114,6 +114,17 @@ def two_questions(tokenizer):
         (0, 0, 3), (0, 2, 5), (0, 4, 7), (1, 0, 2)
     ]  # fmt: skip
     return examples, windows
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_a_span_whose_score_is_no_number_is_an_error(two_questions, wrong):
+    def model(input_ids, *_):
+        logits = torch.zeros(input_ids.shape)
+        logits[:, 4] = wrong  # a token of the context; the null score stays finite
+        return logits, logits
+
+    with pytest.raises(ValueError, match="the model's scores are not finite in 4 of 4 windows"):
+        predict(model, *two_questions)
 
 
 def test_decode_joins_windows(two_questions):
