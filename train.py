@@ -35,6 +35,8 @@ from squad.words import show_results
 EXCERPT = {"seconds": 320, "least": 2_000, "most": 15_000}  # how many questions a run on it takes
 SLOW = {"batch_size": 4, "max_dev_examples": 700}  # where no more than the least fit: more steps, less to evaluate
 SAMPLE = {"augment": 9_000, "teachers": "shipped"}  # how `--train sample` repeats the shipped adapter's figures
+SCORED = ("dev", "max_dev_examples", "skip_bad", "answerable_only", "max_length", "window_overlap", "language", "model",
+          "max_question_tokens", "max_answer_tokens", "scoring", "revision", "compile")  # of --evaluate  # fmt: skip
 HEAD = "qa_outputs"  # starts from random weights, so it is trained in full beside the adapters
 
 
@@ -81,15 +83,15 @@ class Options(minirun.RunOptions):
                            pattern="([a-z]{2,3})?", expected="an ISO code such as ur, or none")  # fmt: skip
 
     def with_recipe(self) -> "Options":
-        """For a new run: `sample` alone brings its own made questions and teacher; options about these replace both."""
+        """For a new run: `sample` alone brings made questions and a teacher. ValueError if two options contradict."""
+        if self.answerable_only and (self.augment or self.leave_out):
+            raise ValueError("--augment and --leave-out make what --answerable-only leaves out: give one of them")
         given = self.augment or self.leave_out or self.teachers or self.max_train_examples or self.answerable_only
         known = (self.train, self.model) == ("sample", "minilm")
         return dataclasses.replace(self, **SAMPLE) if known and not given else self
 
     def resolved(self) -> "Options":
-        """The same with the defaults that depend on other options or on the time; ValueError if two contradict."""
-        if self.answerable_only and (self.augment or self.leave_out):
-            raise ValueError("--augment and --leave-out make what --answerable-only leaves out: give one of them")
+        """The same with the defaults that depend on other options or on the time."""
         epochs = self.epochs or (1 if self.train == "excerpt" else 2)
         output = self.output or time.strftime("runs/%Y%m%d-%H%M%S")
         return dataclasses.replace(self, epochs=epochs, batch_size=self.batch_size or 16, output=output)
@@ -115,7 +117,7 @@ class Run:
 
 def main(argv: list[str] | None = None) -> int:
     """Parse, prepare, train or evaluate, show the results; returns the exit status."""
-    command = minirun.parse_command(argv, Options, "train.py", __doc__.rsplit("\n\n", 1)[0])
+    command = minirun.parse_command(argv, Options, "train.py", __doc__.rsplit("\n\n", 1)[0], SCORED)
     options, evaluated = command.options, command.evaluate
     with minirun.join_processes(minirun.choose_device(options.device)) as (processes, device):
         run = prepare(options, evaluated, command.resume, processes, device)
@@ -163,7 +165,7 @@ def prepare(options: Options, evaluated: Path | None, resume: bool, processes: P
 
 
 def fit_excerpt(options: Options, asked: int, model: nn.Module, device: torch.device, dtype: torch.dtype) -> Options:
-    """The options with as many questions of the excerpt, an eighth made in each way, and of dev as the time allows."""
+    """The options with as many questions, an eighth made in each way, and as much of dev as the time allows."""
     plan, length = options.resolved(), min(options.max_length, 160)  # about the mean length of a batch
     shape = min(plan.batch_size, squad.tokens_per_pass(device) // length), length
     passes = plan.epochs + asked / 3  # to ask one of the teachers takes a third of a pass
@@ -265,7 +267,7 @@ def train_loop(run: Run, resume: bool) -> int:
 
 
 def training_step(run: Run, model, window_ids: np.ndarray, optimizer, scaler, lr: float):
-    """One optimizer step on these windows, each process on its share of them; nothing in it waits for a GPU.
+    """One optimizer step on these windows, each process on its share; only float16's scaler waits for a GPU.
 
     Args: model: run.model as `Processes.wrap` returns it.
     Returns two scalar tensors: this process's part of the step's mean loss, and the gradient's norm before clipping.
@@ -301,14 +303,12 @@ def evaluate(run: Run) -> dict | None:
     """Predict dev, each process its share; the main process writes predictions and figures and returns the figures."""
     options, dev, processes = run.options, run.dev, run.processes
     shards = squad.shard_by_tokens(dev.windows.lengths, processes.size)
-    bar = minirun.progress_bar("evaluate", shown=processes.is_main)
+    settings = run.device, options.max_answer_tokens, minirun.progress_bar("evaluate", shown=processes.is_main)
     run.model.eval()
     with minirun.autocast(run.device, run.dtype), minirun.explain_out_of_memory("a batch of dev", "lower --max-length"):
-        settings = run.device, options.max_answer_tokens, bar, squad.span_loss
-        found = squad.predict_windows(run.model, dev.windows, shards[processes.rank], *settings)
+        found = squad.predict_windows(run.model, dev.windows, shards[processes.rank], *settings, squad.span_loss)
     run.model.train()
-    found = processes.gather_rows(found, shards)
-    if found is None:
+    if (found := processes.gather_rows(found, shards)) is None:
         return None
     predictions = squad.decode(dev.examples, dev.windows, squad.WindowPredictions(*found))
     scorings = squad.choose_scorings(options.scoring, options.language, [example.context for example in dev.examples])

@@ -34,6 +34,8 @@ from squad.dataset import load_examples
 from squad.prompts import Prompts, answer_loss, collate_prompts, make_prompts, text_chunks
 from squad.words import describe_written
 
+SCORED = ("dev", "max_dev_examples", "answerable_only", "max_length", "max_answer_tokens")  # what --evaluate heeds
+
 
 @dataclasses.dataclass(frozen=True)
 class Options(minirun.RunOptions):
@@ -97,7 +99,7 @@ class Run:
 
 def main(argv: list[str] | None = None) -> int:
     """Parse, prepare, train or evaluate; returns the exit status."""
-    command = minirun.parse_command(argv, Options, "train_gpt.py", __doc__.rsplit("\n\n", 1)[0])
+    command = minirun.parse_command(argv, Options, "train_gpt.py", __doc__.rsplit("\n\n", 1)[0], SCORED)
     options, evaluated = command.options.resolved(), command.evaluate
     with minirun.join_processes(minirun.choose_device(options.device)) as (processes, device):
         run = prepare(options, evaluated, processes, device)
@@ -119,19 +121,18 @@ def prepare(options: Options, evaluated: Path | None, processes: minirun.Process
     torch.manual_seed(options.seed)
     limits = {"train": options.max_train_examples, "dev": options.max_dev_examples}
     paths = {s: squad.find_data(getattr(options, s), s) for s in limits if s == "dev" or not evaluated}
-    found = {s: load_examples(path, limits[s], options.answerable_only)[0] for s, path in paths.items()}
-    examples, dev = found.get("train", []), found["dev"]
-    model, tokenizer = load(options, evaluated, examples)
+    questions = {s: load_examples(path, limits[s], options.answerable_only)[0] for s, path in paths.items()}
+    model, tokenizer = load(options, evaluated, questions.get("train", []))
     dtype = minirun.choose_precision(options.precision, device)
     check_fit(tokenizer, model.config.vocab_size, model.config.n_positions, options.max_length)
     prompts = functools.partial(prompts_of, options, tokenizer, eos_id=model.config.eos_token_id)
-    train, identity = None if evaluated else prompts(examples), str(model.config.with_dropout(0.0))
+    train, identity = None if evaluated else prompts(questions["train"]), str(model.config.with_dropout(0.0))
     # Taken before frozen weights are rounded, so that a run can be resumed in another precision.
     fingerprints = {"model": minirun.fingerprint(model, identity), "data": train.fingerprint()} if train else {}
     minirun.prepare_frozen(model.to(device), dtype)
     sizes = options.max_length, model.config.eos_token_id, options.max_answer_tokens
-    asked = make_prompts(dev, tokenizer, *sizes) if options.learn == "answers" else None
-    data, place = (train, prompts(dev), asked, dev), (device, dtype, processes)
+    asked = make_prompts(questions["dev"], tokenizer, *sizes) if options.learn == "answers" else None
+    data, place = (train, prompts(questions["dev"]), asked, questions["dev"]), (device, dtype, processes)
     return Run(options, Path(options.output), model, tokenizer, *data, fingerprints, *place)
 
 
@@ -256,8 +257,7 @@ def evaluate(run: Run) -> dict | None:
         asked = Prompts([run.asked.ids[row] for row in mine], run.asked.answer_tokens[mine])
         with minirun.autocast(run.device, run.dtype):
             settings = options.max_answer_tokens, options.silence, bar("answer dev")
-            written = write_answers(run.model, run.tokenizer, asked, *settings)
-        found.append(np.array(written, object))
+            found.append(np.array(write_answers(run.model, run.tokenizer, asked, *settings), object))
     run.model.train()
     if (found := processes.gather_rows(found, shards)) is None:
         return None

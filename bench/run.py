@@ -89,11 +89,12 @@ def main() -> int:
 
 
 def estimate(peak: float, precision: str) -> str:
-    """How long a run takes, if all of it follows the matrix speed. peak: in GFLOP/s, of products in this precision.
+    """How long a run takes, if half of it follows the matrix speed. peak: in GFLOP/s, of products in this precision.
 
-    A faster machine than the usual one is promised nothing: there other things than products take the time.
+    A faster machine than the usual one is promised nothing: there other things than products take the time. At half of
+    the usual speed all but `growth` took 50 minutes, and `growth` would take 15.
     """
-    minutes = USUAL["minutes"] * max(1.0, USUAL[precision] / peak)
+    minutes = USUAL["minutes"] * (1 + max(1.0, USUAL[precision] / peak)) / 2
     return f"about {minutes:.0f} minutes at {peak:.0f} GFLOP/s in {precision}"
 
 
@@ -184,9 +185,10 @@ def measure(setups: list[Setup], rounds: int, steps: int, name: str) -> tuple[di
             else:
                 workers[setup] = worker
             speed = len(rows) / seconds
-            if number:  # round 0 is a warm-up; bert-base, which is slow, has none
+            if number:  # bert-base, which is slow, has no warm-up
                 speeds[setup].append(speed)
-                print(f"round {number}  {speed:7.2f} questions/s  {setup}", flush=True)
+            label = f"round {number}" if number else "warm-up"
+            print(f"{label}  {speed:7.2f} questions/s  {setup}", flush=True)
             if number and setup is setups[0]:
                 flops = training_flops(config, data.windows.lengths[rows]) / len(rows)
                 peaks.append(peak)

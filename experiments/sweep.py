@@ -204,12 +204,11 @@ def finish(optuna, study, options, data: list[str]) -> None:
         f"{common.with_interval(dev, 'exact')}, F1 {common.with_interval(dev, 'f1')}; "
         f"{common.silence(scores)}.\n\n    {command}"
     )
-    names = [name for name in rows[0] if name not in ("number", "state", "f1", "seconds")]
     columns = {
         "trial": lambda r: str(r["number"]),
         "state": lambda r: r["state"].lower(),
         "F1": lambda r: "-" if r["f1"] is None else f"{r['f1']:.2f}",
-        **{name: lambda r, name=name: flags_of({name: r[name]})[1] for name in names},
+        **{name: lambda r, name=name: flags_of({name: r[name]})[1] if name in r else "-" for name in best.params},
         "seconds": lambda r: f"{r['seconds']:.0f}",
     }
     common.report(options.output, "A sweep of hyper-parameters", rows, columns, notes)

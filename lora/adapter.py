@@ -23,7 +23,7 @@ from minihub import all_finite, atomic_write, is_number, read_object, write_json
 PREFIX = "base_model.model."
 # Fields of adapter_config.json that do not change how the stored tensors act on the base.
 NEUTRAL = {
-    "auto_mapping", "base_model_name_or_path", "inference_mode", "init_lora_weights", "modules_to_save",
+    "auto_mapping", "base_model_name_or_path", "inference_mode", "init_lora_weights", "eva_config", "modules_to_save",
     "peft_version", "qalora_group_size", "revision", "target_modules", "exclude_modules", "task_type",
     "layers_to_transform", "layers_pattern", "megatron_core", "r", "rank_pattern",
     "fan_in_fan_out",  # whether the base stores its matrices as (in, out); A and B are the same either way

@@ -16,7 +16,7 @@ class LoRALinear(nn.Module):
 
         x --+--------- W, b ---------+--> h
             |                        |
-            +-- A --> r values -- B -+    B = 0 at the start, so the first step is the base exactly
+            +-- A --> r values - sB -+    B = 0 at the start: h is then exactly the base's
 
     Args:
         base: the layer to adapt; it becomes a child of this one, its parameters unchanged.
@@ -116,8 +116,9 @@ def lora_linear(
 
     Args:
         x (..., in), W (out, in), b (out,) or None, sA (r, in), B (out, r).
-        products: faster ways to compute W x + b and W' dh, when the layer has them: two functions of a tensor with one
-            vector per row, which return a new one. Not used when autocast asks for another dtype than W's.
+        products: faster ways to compute W x + b and W' dh (W' is W transposed), when the layer has them: two functions
+            of a tensor with one vector per row, which return a new one. Not used when autocast asks for another dtype
+            than W's.
     Returns h (..., out), in autocast's dtype when that is enabled, else in W's.
 
     Autograd would compute the same; this form makes fewer passes over the large (..., in) and (..., out) tensors. The

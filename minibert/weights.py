@@ -37,7 +37,7 @@ def load_encoder(name_or_path: str | Path, revision: str | None = None, dropout:
     Args, errors: as for `load_pretrained`.
     """
     folder, config = _find(name_or_path, revision, dropout)
-    canonical = _canonical(config.family, unused=(*config.family.unused, "qa_outputs."))
+    canonical = _canonical(config.family, unused=(*config.family.unused, "qa_outputs.", "classifier."))
     wanted = {name: shape for name, shape in checkpoint_shapes(config).items() if name not in HEAD}
     check_tensors(folder, wanted, tensor_shapes(folder, canonical))
     model = Bert(config)

@@ -12,7 +12,7 @@ class LayerCache:
         self.most, self.length = most, 0
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Take up those of T new tokens, (B, N, T, D) each; returns all places, (B, N, most, D), zeros where empty.
+        """Add those of T new tokens, (B, N, T, D) each; returns all places, (B, N, most, D), zeros where empty.
 
         All, because products with a part of them would copy it first; the mask leaves out the empty ones.
         """
@@ -33,10 +33,12 @@ class Cache:
         self.layers = [LayerCache(most) for _ in range(config.n_layer)]
 
     def empty_after(self, T: int, S: int) -> int:
-        """How many places stay empty when T new tokens make S in all. Raises ValueError when they do not."""
+        """How many places stay empty when T new tokens make S in all. ValueError if they do not, or do not fit."""
         if (kept := self.layers[0].length) + T != S:
             raise ValueError(
                 f"{kept} tokens in the cache and {T} new ones, but an attention mask of {S}: it covers both; a new "
                 "text needs a new Cache"
             )
+        if self.most < S:
+            raise ValueError(f"{S} tokens, but this cache has room for {self.most}")
         return self.most - S

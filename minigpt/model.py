@@ -85,7 +85,7 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x: Tensor, mask: Tensor, cache: LayerCache | None) -> Tensor:
-        """x (B, T, H), mask (B, 1, T, S) bool -> (B, T, H). With a cache S counts all its places, empty ones too."""
+        """x (B, T, H), mask (B, 1, T, S) bool, with a cache (B, 1, T, most) -> (B, T, H)."""
         x = x + self.attn(self.ln_1(x), mask, cache)
         return x + self.mlp(self.ln_2(x))
 
@@ -101,17 +101,15 @@ class Attention(nn.Module):
         self.dropout = nn.Dropout(config.resid_pdrop)
 
     def forward(self, x: Tensor, mask: Tensor, cache: LayerCache | None) -> Tensor:
-        """x (B, T, H), mask (B, 1, T, S) bool -> (B, T, H)."""
-        q, k, v = (self._split_heads(part) for part in self.c_attn(x).chunk(3, dim=-1))
+        """x (B, T, H), mask (B, 1, T, S) bool, with a cache (B, 1, T, most) -> (B, T, H)."""
+        qkv = self.c_attn(x).unflatten(-1, (3, self.num_heads, -1))  # (B, T, 3H) -> (B, T, 3, N, D)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, N, T, D) each
         if cache is not None:
-            k, v = cache.append(k, v)  # the whole cache, S places, as the mask has
+            k, v = cache.append(k, v)  # all places of the cache, as the mask has
         # F.scaled_dot_product_attention applies dropout even in eval mode, so the rate must be 0 then.
         a = attention(q, k, v, mask, self.attention_dropout if self.training else 0.0)
         a = a.transpose(1, 2).flatten(2)  # (B, N, T, D) -> (B, T, H)
         return self.dropout(self.c_proj(a))
-
-    def _split_heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, T, H) -> (B, N, T, D)
 
 
 class MLP(nn.Module):
@@ -143,7 +141,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, p: float) -> Tensor
 def eager_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, p: float) -> Tensor:
     """`attention`, one operation per line."""
     scores = q @ k.transpose(2, 3) / math.sqrt(q.size(3))  # (B, N, T, S)
-    weights = scores.masked_fill(~mask, -math.inf).softmax(-1)
+    weights = scores.masked_fill_(~mask, -math.inf).softmax(-1)
     return (F.dropout(weights, p) if p else weights) @ v
 
 
@@ -162,8 +160,8 @@ def causal_mask(attention_mask: Tensor, T: int) -> Tensor:
 def init_weights(model: nn.Module, config: GPT2Config) -> None:
     """GPT-2's initialisation: normal(0, std), biases 0.
 
-    What a layer adds to its input is drawn from normal(0, std / sqrt(2 n_layer)), so that the sum does not grow with
-    the depth (Radford et al. 2019, section 2.3).
+    The weights of c_proj, whose output is added to x, have std / sqrt(2 n_layer) instead, so that the sum does not grow
+    with the depth (Radford et al. 2019, section 2.3).
     """
     for name, part in model.named_modules():
         if isinstance(part, nn.Linear | nn.Embedding):

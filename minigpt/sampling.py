@@ -29,7 +29,7 @@ def generate(
         input_ids, attention_mask (B, T): rows with their padding on the left, so that all continue at the same place.
         temperature: 0 takes the most probable token every time (greedy; top_k and top_p then change nothing); above 0
             tokens are drawn from softmax(logits / temperature).
-        top_k, top_p: draw from the k most probable tokens, from the fewest that have probability p together; 0 and 1.0
+        top_k, top_p: draw only from the k most probable tokens, or the fewest that sum to probability p; 0 and 1.0
             draw from all. As in transformers temperature comes first, then top_k, then top_p.
         eos_id: a row that writes it is finished, and goes on with pad_id until the others are. None: the config's; -1,
             which is no token: all rows go on to the end. pad_id: None: the same as eos_id.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,13 +44,14 @@ class Command:
     evaluate: Path | None = None
 
 
-def parse_command(argv: list[str] | None, options: type, prog: str, description: str) -> Command:
+def parse_command(argv: list[str] | None, options: type, prog: str, description: str, scored: Sequence[str]) -> Command:
     """Parse a command line whose flags are the fields of the dataclass `options`; one field must be `output`.
 
     --resume RUN and --evaluate RUN take their options from the run's config.json; flags given beside them override it.
     An evaluation writes to RUN/evaluation unless --output says otherwise, so that the run's own figures stay.
-    Raises ValueError when a value is not allowed, a resumed run changes an option marked as fixed, or another run is in
-    the folder to write into.
+    Args: scored: the options that mean something to an evaluation, beside the folder, the device and the precision.
+    Raises ValueError when a value is not allowed, a resumed run changes an option marked as fixed, an evaluation one
+    that is not among the `scored`, or another run is in the folder to write into.
     """
     parser = Parser(prog=prog, description=description)
     verbs = parser.add_mutually_exclusive_group()
@@ -71,6 +73,8 @@ def parse_command(argv: list[str] | None, options: type, prog: str, description:
     made = options(**values)
     if first.resume:
         _check_resume(run, saved, made)
+    if first.evaluate:
+        _check_evaluation(saved, made, scored)
     command = Command(made, bool(first.resume), Path(first.evaluate) if first.evaluate else None)
     if made.output:
         try:
@@ -132,6 +136,12 @@ def _defaults_again(options: type, saved: dict, now: dict) -> dict:
         for field in dataclasses.fields(options)
         if (other := field.metadata.get("of")) in saved and now[other] != saved[other]
     }
+
+
+def _check_evaluation(saved: dict, options, scored: Sequence[str]) -> None:
+    changes = changed_options(saved, dataclasses.asdict(options))
+    if idle := [change for name, change in changes.items() if name not in (*scored, "device", "precision")]:
+        raise ValueError(f"{', '.join(idle)}: means nothing to --evaluate, which trains nothing; leave it out")
 
 
 def _check_resume(run: str, saved: dict, options) -> None:

@@ -1,4 +1,4 @@
-"""Faster products with frozen weights on some CPUs: oneDNN with the weights in its own order, instead of MKL."""
+"""Faster products with frozen weights on some CPUs: by the library oneDNN, with the weights in its own order."""
 
 import functools
 import platform
@@ -43,15 +43,14 @@ def pack_frozen(model: nn.Module, pays: Callable[[Tensor], bool] | None = None) 
 def packing_pays(weight: Tensor) -> bool:
     """Whether products with this weight are faster packed.
 
-    They are in float32 on AMD's processors, for which MKL, PyTorch's choice in float32, has slow kernels: 108 GFLOP/s
-    on a core of an EPYC with AVX-512, where oneDNN reaches 250; and in bfloat16 where a CPU multiplies it, as oneDNN
-    would otherwise put the weights in order for each product: 5% of a step (docs/log.md). The results differ by
-    rounding only.
+    In float32 on AMD's processors: there the library MKL, PyTorch's choice, reaches 108 GFLOP/s on a core of an EPYC
+    with AVX-512, oneDNN 250. In bfloat16 where a CPU multiplies it: oneDNN would otherwise reorder the weights for each
+    product, 5% of a step (docs/log.md). The results differ by rounding only.
     """
-    if weight.device.type != "cpu" or platform.machine() not in ("x86_64", "AMD64") or not can_pack():
+    if not _is_packable(weight) or platform.machine() not in ("x86_64", "AMD64") or not can_pack():
         return False
     native = choose_precision("auto", weight.device) == torch.bfloat16
-    return {torch.float32: _is_amd(), torch.bfloat16: native}.get(weight.dtype, False)
+    return {torch.float32: _is_amd(), torch.bfloat16: native}[weight.dtype]
 
 
 def can_pack() -> bool:
@@ -68,10 +67,10 @@ def _is_amd() -> bool:
 
 class PackedLinear(nn.Linear):
     """h = W x + b with W and b frozen, as the given layer and with its parameters, computed by oneDNN.
-    Moved to another device it computes as the given layer does.
+    Moved to another device or dtype, or unfrozen, it computes as the given layer does.
 
-    W is packed at its first use, and anew when it has changed (merging an adapter changes it); W' for the gradient of x
-    is packed when a gradient is first needed. Each takes as much memory as W.
+    W is packed at its first use, and anew when it has changed (merging an adapter changes it); W', its transpose, for
+    the gradient of x is packed when one is first needed. Each takes as much memory as W.
     """
 
     def __init__(self, layer: nn.Linear):
@@ -84,6 +83,8 @@ class PackedLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out), in the dtype of the weights."""
         x = x.to(self.weight.dtype)
+        if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters()):
+            return F.linear(x, self.weight, self.bias)  # unfrozen since it was packed
         if torch.is_grad_enabled() and x.requires_grad:
             return _PackedProduct.apply(x, self)
         return self._product(x)
@@ -94,14 +95,14 @@ class PackedLinear(nn.Linear):
         return self._product, self._product_back
 
     def _product(self, x: Tensor) -> Tensor:
-        if self.weight.device.type != "cpu":  # moved since it was packed
+        if not _is_packable(self.weight):  # moved or converted since
             return F.linear(x, self.weight, self.bias)
-        return torch.ops.mkldnn._linear_pointwise(x, self._pack(transposed=False), self.bias, "none", [], "")
+        return _linear(x, self._pack(transposed=False), self.bias)
 
     def _product_back(self, dh: Tensor) -> Tensor:
-        if self.weight.device.type != "cpu":
+        if not _is_packable(self.weight):
             return dh @ self.weight
-        return torch.ops.mkldnn._linear_pointwise(dh.contiguous(), self._pack(transposed=True), None, "none", [], "")
+        return _linear(dh.contiguous(), self._pack(transposed=True), None)
 
     def _pack(self, transposed: bool) -> Tensor:
         """W, or W', in oneDNN's order."""
@@ -116,6 +117,17 @@ class PackedLinear(nn.Linear):
     def __getstate__(self) -> dict:
         """Copies and pickles hold no packed weights, which can be neither."""
         return self.__dict__ | {"_packed": {}}
+
+
+def _is_packable(weight: Tensor) -> bool:
+    """Whether oneDNN can pack it, and it shows when it has changed, as a tensor made in inference mode does not."""
+    kind = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
+    return kind and not weight.is_inference()
+
+
+def _linear(x: Tensor, packed: Tensor, b: Tensor | None) -> Tensor:
+    """(..., in) -> (..., out). `.default` is the operator's variant for these arguments; to look for it costs 1 us."""
+    return torch.ops.mkldnn._linear_pointwise.default(x, packed, b, "none", [], "")
 
 
 class _PackedProduct(torch.autograd.Function):

@@ -39,13 +39,14 @@ def cached_windows(
     """`make_windows`, or its earlier result for the same file, examples, tokenizer and settings.
 
     Args:
-        source: the file that `examples` were read from; it determines question, context and answers of each id.
+        source: the file that `examples` were read from; it determines the answers of each id.
         tokenizer, progress: as for `make_windows`.
         sizes: max_length, overlap and max_question_tokens, as for `make_windows`.
         folder: of the cache; by default in torch's hub folder.
     """
-    ids = (example.id for example in examples)  # which of the file's questions are used, and in which order
-    parts = Path(source).read_bytes(), tokenizer.to_str(), json.dumps([VERSION, *sizes]), *ids
+    # which of the file's questions are used, in which order, and what was made of them
+    texts = (part for example in examples for part in (example.id, example.question, example.context))
+    parts = Path(source).read_bytes(), tokenizer.to_str(), json.dumps([VERSION, *sizes]), *texts
     return cached(Windows, lambda: make_windows(examples, tokenizer, *sizes, progress), parts, folder)
 
 

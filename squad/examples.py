@@ -81,7 +81,7 @@ def _questions(source: str | Path | dict) -> Iterator[tuple[object, str, str, st
     path = "the dict" if isinstance(source, dict) else source
     articles = _field(source, "data", list, path) if isinstance(source, dict) else _load(Path(source))
     for number, article in enumerate(articles):
-        title = article.get("title", f"article {number}") if isinstance(article, dict) else f"article {number}"
+        title = (isinstance(article, dict) and article.get("title")) or f"article {number}"
         where = f"{path}: article {str(title)[:60]!r}"
         _check_text(str(title), f"{where}: its title")
         for paragraph in _field(article, "paragraphs", list, where):

@@ -16,7 +16,7 @@ def span_loss(
     null_weight: float = 1.0,
     reduction: str = "mean",
 ) -> Tensor:
-    """The mean of two cross entropies, of the start and of the end (Devlin et al. 2018, section 4.2); a scalar.
+    """The mean of two cross entropies, of start and end (Devlin et al. 2018, section 4.2, has their sum); a scalar.
 
     Each is over the positions where an answer may be: [CLS], which stands for "no answer", and the context. Position 0
     is a class like any other, so it must not be passed to `ignore_index`.

@@ -10,6 +10,7 @@ import numpy as np
 
 from squad.examples import DataError, Example
 from squad.scoring import Normalize, normalize_answer
+from squad.spans import CERTAIN
 
 
 def exact_match(gold: str, predicted: str, normalize: Normalize = normalize_answer) -> float:
@@ -135,7 +136,8 @@ def tune_threshold(examples: Sequence[Example], f1: np.ndarray, odds: Mapping[st
         not be used: they do not show what an answer there would have scored, so the best threshold found could never
         lie above it.
     Questions with equal odds stay together, whatever their order. The threshold lies halfway between two neighbouring
-    odds; where several are equally good, it is the one nearest 0. It is optimistic on the examples it was tuned on.
+    odds, or 1 beyond the last; where several are equally good, it is the one nearest 0. Questions about a blank text,
+    whose odds are those of `CERTAIN`, have no say in it. It is optimistic on the examples it was tuned on.
     Raises DataError when there is no question, or odds are missing.
     """
     check_complete(examples, odds, "odds")
@@ -146,7 +148,8 @@ def tune_threshold(examples: Sequence[Example], f1: np.ndarray, odds: Mapping[st
     # total[k]: the sum of F1 when the k questions of lowest odds are answered, the others not
     total = sum(not e.answers for e in examples) + np.concatenate([[0.0], np.cumsum(gain)])
     cut = np.concatenate([[True], values[1:] != values[:-1], [True]])  # never between equal odds
-    thresholds = np.concatenate([values[:1] - 1, (values[:-1] + values[1:]) / 2, values[-1:] + 1])
+    following = np.where(values[1:] < CERTAIN / 2, values[1:], values[:-1] + 2)
+    thresholds = np.concatenate([values[:1] - 1, (values[:-1] + following) / 2, values[-1:] + 1])
     best = total[cut].max()
     candidates = thresholds[cut & (total >= best - 1e-9)]
     return float(candidates[np.argmin(np.abs(candidates))]), 100.0 * float(best) / len(examples)
@@ -201,11 +204,14 @@ def bootstrap_interval(
     """95% percentile interval of the mean score, 0 to 100, by drawing whole articles with replacement.
 
     Questions about one article succeed and fail together, so drawing single questions would make the interval too
-    narrow (Efron and Tibshirani 1993, chapter 13). Where all are about one article, its texts are drawn.
+    narrow (Efron and Tibshirani 1993, chapter 13). Where all are about one article, its texts are drawn; where there is
+    one text, single questions.
     """
     group = _numbered([example.title for example in examples])
     if not group.any():
         group = _numbered([example.context for example in examples])
+    if not group.any():
+        group = np.arange(len(examples))
     totals, sizes = np.bincount(group, weights=scores), np.bincount(group)
     rng, means = np.random.default_rng(seed), np.empty(samples)
     for i in range(samples):  # one at a time: all at once would take gigabytes where every question is an article

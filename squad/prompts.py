@@ -2,7 +2,8 @@
 
     <context>\n\nQuestion: <question>\nAnswer: <answer><eos>
 
-The answer and its eos are all that the loss sees. What is too long loses context, never question or answer.
+The answer and its eos, the token that ends a text, are all that the loss sees. What is too long loses context, never
+question or answer.
 """
 
 import hashlib
@@ -70,7 +71,7 @@ def make_prompts(
         answer_room: for generation, how many tokens to leave for the answer; 0 makes prompts for training, which end in
             the first gold answer and eos.
         silence: what stands for "the text does not say" in training; "" is eos at once.
-    Raises DataError when a question, with its answer or the room for it, is longer than max_length alone.
+    Raises DataError when a question, with its answer or the room for it, leaves no room for a token of context.
     """
     check_tokenizer(tokenizer)
     contexts = {example.context: None for example in examples}

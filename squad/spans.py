@@ -68,11 +68,10 @@ def best_spans(
     K = max_answer_tokens
     ends = F.pad(end, (0, K - 1), value=-math.inf).unfold(1, K, 1)  # (B, T, K): [b, t, k] is end[b, t + k]
     best_end = ends.amax(-1)  # (B, T)
-    # The n best spans start at the n starts whose best span scores highest, so only those are expanded.
-    n = min(n_best, start.size(1))
-    _, starts = (start + best_end).topk(n)  # (B, n)
+    # The n best spans start at the n starts whose best span scores highest (at all, if fewer); only those are expanded.
+    _, starts = (start + best_end).topk(min(n_best, start.size(1)))  # (B, starts)
     spans = start.gather(1, starts)[:, :, None] + ends.gather(1, starts[:, :, None].expand(-1, -1, K))
-    scores, flat = spans.flatten(1).topk(min(n_best, n * K))  # (B, n x K) -> (B, n)
+    scores, flat = spans.flatten(1).topk(min(n_best, spans.size(1) * K))  # (B, starts x K) -> (B, n)
     start_index = starts.gather(1, flat // K)
     null_score = start_logits[:, 0].float() + end_logits[:, 0].float()
     return scores, start_index, start_index + flat % K, null_score
@@ -133,8 +132,8 @@ def probabilities(entries: Sequence[dict], threshold: float, temperature: float,
 def shifted_scores(entries: Sequence[dict], threshold: float) -> list[float]:
     """Scores of a question's n-best list, the threshold subtracted from that of "".
 
-    That is computed as best + (null odds - threshold), which is above the best span's exactly when the null odds exceed
-    the threshold, and equal to it when they are equal, as rounding would not keep it.
+    That is computed as best + (null odds - threshold), not as score - threshold: rounding may then make it equal to the
+    best span's score, but never turn the comparison of null odds and threshold round.
     """
     best = max((entry["score"] for entry in entries if entry["start"] is not None), default=0.0)
     return [best + (e["score"] - best - threshold) if e["start"] is None else e["score"] for e in entries]

@@ -30,7 +30,7 @@ class Template(NamedTuple):
     sep: str
     pad: str
     separators: int
-    spaced: bool  # whether its tokenizers count the space before a word to the word
+    spaced: bool  # whether its tokenizers make the space before a word part of it
 
     @property
     def special_tokens(self) -> int:
@@ -117,8 +117,8 @@ def cut(
     before it. So n context tokens take ceil((n - overlap) / step) pieces: the last one need not begin where only
     tokens of the overlap are left.
 
-    Args: question_lengths, context_lengths (E,); length: tokens for question and context together.
-    Returns example_index, begin and end, each (W,).
+    Args: question_lengths, context_lengths (E,), of E examples; length: tokens for question and context together.
+    Returns example_index, begin and end of the W pieces, each (W,).
     """
     room = length - question_lengths
     step = room - overlap

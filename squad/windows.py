@@ -2,8 +2,8 @@
 
 RoBERTa and XLM-R write `<s> question </s></s> a piece of the context </s>`. windowing.py makes them.
 
-Everything lies in flat arrays: row i of `ids` is ids[row_splits[i]:row_splits[i + 1]]. A context is tokenised and
-stored once, however many questions and windows it has.
+Everything lies in flat arrays (Ragged). A context is tokenised and stored once, however many questions and windows it
+has.
 """
 
 from dataclasses import dataclass

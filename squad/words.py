@@ -81,7 +81,8 @@ def shown_answers(
 
 def marked_sentence(context: str, start: int, end: int, color: bool = False, reach: int = 300) -> str:
     """The sentence around context[start:end] on one line, at most `reach` characters each side, the span marked."""
-    stop = r"(?<=[.!?؟\u06d4。])\s+|\n"  # \u06d4 ends a sentence in Urdu
+    # \u06d4 ends a sentence in Urdu, \u0964 in Hindi; Chinese and Japanese have no space behind theirs
+    stop = r"(?<=[.!?؟\u06d4\u0964])\s+|(?<=[。！？])|\n"  # noqa: RUF001
     left = re.split(stop, context[max(0, start - reach) : start])[-1]
     right = re.split(stop, context[end : end + reach])[0]
     on, off = ("\x1b[1;7m", "\x1b[0m") if color else ("[[", "]]")

@@ -3,6 +3,8 @@
 import torch
 
 import minigpt
+import minirun
+import train_gpt
 from minigpt.weights import TRANSPOSED
 
 ODD = minigpt.GPT2Config(
@@ -31,3 +33,12 @@ def flags(tiny, output, *more):
     file = str(tiny / "squad.json")
     sizes = ("--max-length", "140", "--max-answer-tokens", "8", "--batch-size", "4", "--log-every", "1")
     return ["--train", file, "--dev", file, "--output", str(output), *sizes, "--precision", "fp32", *more]
+
+
+def make_run(gpt_text, tiny, tmp_path, *more):
+    """A train_gpt.Run as main() makes it, with the model in training mode."""
+    arguments = flags(tiny, tmp_path / "run", "--model", str(gpt_text / "model"), *more)
+    options = minirun.parse_command(arguments, train_gpt.Options, "train_gpt.py", "", ()).options.resolved()
+    run = train_gpt.prepare(options, None, minirun.Processes(), torch.device("cpu"))
+    run.model.train()
+    return run

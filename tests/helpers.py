@@ -106,7 +106,7 @@ def on_tiny(tiny, *more):
 
 def parse(arguments):
     """train.py's command line -> its Command."""
-    return train.minirun.parse_command(arguments, train.Options, "train.py", "")
+    return train.minirun.parse_command(arguments, train.Options, "train.py", "", train.SCORED)
 
 
 def options_of(arguments):
@@ -161,9 +161,9 @@ def everything(folder):
 
 
 @contextlib.contextmanager
-def sigterm_at(number):
+def sigterm_at(number, script=train):
     """SIGTERM in the middle of this step, counted from here on; gives a list with an item for each step."""
-    steps, original = [], train.training_step
+    steps, original = [], script.training_step
 
     def step(*args):
         steps.append(1)
@@ -171,7 +171,7 @@ def sigterm_at(number):
             os.kill(os.getpid(), signal.SIGTERM)
         return original(*args)
 
-    with patch("train.training_step", step):
+    with patch.object(script, "training_step", step):
         yield steps
 
 

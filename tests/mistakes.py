@@ -279,6 +279,7 @@ CASES = {
     "settings with a share that is none": (settings("adapter/qa.json", dev_answerable=1.0, null_scale=2.0), ASK),
     "settings with a scale of 0": (settings("adapter/qa.json", dev_answerable=0.5, null_scale=0), ASK),
     "evaluating with settings that are none": (text("run/adapter/qa.json", "[]"), ["--evaluate", "run"]),
+    "training options of an evaluation": (nothing, ["--evaluate", "run", "--epochs", "9", "--batch-size", "64"]),
     "a rank beyond the layers": (nothing, ["--lora-rank", str(10**9)]),
     "checkpoints every 0 steps": (nothing, ["--checkpoint-every", "0"]),
     "a language that is no code": (nothing, ["--language", "Urdu"]),

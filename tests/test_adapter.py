@@ -70,6 +70,22 @@ def test_reads_an_adapter_of_pefts_with_rslora_and_patterns(tiny, names):
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_peft_reads_an_adapter_of_several_ranks_that_we_saved_again(tiny, names, tmp_path):
+    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    golden, expected = load_file(GOLDEN / "tiny.safetensors"), load_file(GOLDEN / "adapter" / "logits.safetensors")
+    lora.load_adapter(tiny, GOLDEN / "adapter", names, HEAD)
+    assert len({layer.rank for _, layer in lora.lora_layers(tiny)}) > 1
+    lora.save_adapter(tiny, tmp_path, names, "QUESTION_ANS", "tiny")
+    base = transformers.BertForQuestionAnswering.from_pretrained(GOLDEN / "tiny")
+    theirs = peft.PeftModel.from_pretrained(base, tmp_path).eval().get_base_model()
+    with torch.no_grad():
+        output = theirs(**{name: golden[name] for name in INPUTS})
+    real = golden["attention_mask"].bool()
+    torch.testing.assert_close(output.start_logits[real], expected["start_logits"][real], rtol=1e-5, atol=2e-5)
+    torch.testing.assert_close(output.end_logits[real], expected["end_logits"][real], rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("targets", ["query,value", "all", ["layers.1.key", "output"]])
 def test_peft_reads_an_adapter_of_ours(tiny, names, inputs, tmp_path, targets):
     peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
@@ -173,9 +189,10 @@ def test_tensors_that_cannot_have_a_place_are_named(tiny, names, tmp_path, store
         lora.load_adapter(tiny, folder, names, HEAD)
 
 
-@pytest.mark.parametrize("start", [True, "gaussian"])
+@pytest.mark.parametrize("start", [True, "gaussian", "eva"])
 def test_an_adapter_may_start_in_any_way_that_leaves_the_base_alone(tiny, names, tmp_path, start):
-    assert lora.load_adapter(tiny, spoilt(tmp_path / "a", init_lora_weights=start), names, HEAD)
+    more = {"eva_config": {"rho": 2.0, "tau": 0.99}} if start == "eva" else {}  # as PEFT writes it
+    assert lora.load_adapter(tiny, spoilt(tmp_path / "a", init_lora_weights=start, **more), names, HEAD)
 
 
 def test_loading_that_cannot_work_leaves_the_model_alone(tiny, names, tmp_path):

@@ -68,5 +68,11 @@ def test_a_run_without_them_says_so_and_keeps_to_it(tiny, tmp_path, capsys):
     assert "24 questions; threshold" in capsys.readouterr().out
 
 
+def test_a_run_with_made_questions_is_evaluated_on_answerable_ones(tiny, tmp_path, capsys):
+    assert train.main(flags(tiny, tmp_path, "--epochs", "1", "--augment", "2", "--leave-out", "1")) == 0
+    assert train.main(["--evaluate", str(tmp_path), "--answerable-only"]) == 0
+    assert "16 questions, all with an answer (8 without one left out)" in capsys.readouterr().out
+
+
 def test_a_run_with_them_says_nothing_of_it(run):
     assert "left_out" not in json.loads((run / "metrics.json").read_text(encoding="utf-8"))

@@ -47,6 +47,9 @@ def test_nothing_is_swapped_where_the_old_answer_could_stay_right():
     assert swap_opposite("Who was the first?", "", "The first and the last were both Vin.", rng) is None
     assert negate("Who was defeated?", "", "Vin was never defeated.", rng) is None
     assert negate("Who was not defeated?", "", "Vin was defeated.", rng) is None
+    for evidence in ("The gates cannot be opened.", "The gates aren\u2019t opened.", "None of the gates were opened."):
+        assert negate("Which gates were opened?", "", evidence, rng) is None
+    assert negate("Which gates were opened?", "", "Northern gates, a knot.", rng) == "Which gates were not opened?"
 
 
 def test_opposites_and_negation():

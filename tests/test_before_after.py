@@ -44,6 +44,8 @@ def test_before_after_asks_both_the_same(tiny, run, tmp_path, capsys):
     before, after = read(tmp_path / "out" / "results.json")
     assert sum(before["counts"].values()) == sum(after["counts"].values()) == 24
     assert after["metrics"]["f1"] > before["metrics"]["f1"]  # it was trained on these
+    table = (tmp_path / "out" / "results.md").read_text(encoding="utf-8").replace("\n", " ")
+    assert f'always "" has F1 {100 * 8 / 24:.2f} on dev' in table
     shown = read(tmp_path / "out" / "examples.json")
     assert [len(shown[when][0]) for when in ("before", "after")] == [3, 3]
     assert (tmp_path / "out" / "examples.md").read_text(encoding="utf-8") in capsys.readouterr().out

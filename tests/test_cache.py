@@ -65,8 +65,11 @@ def test_anything_else_is_made_anew(source, tokenizer, tmp_path, made):
     cached_windows(source, examples, other_tokenizer, SETTINGS, folder=tmp_path)
     for sizes in ((40, 9, 8), (41, 8, 8), (40, 8, 9)):
         cached_windows(source, examples, tokenizer, sizes, folder=tmp_path)
-    assert len(made) == 8
-    assert len(list(tmp_path.glob("*.npz"))) == 8
+    for change in ({"question": "who was vin"}, {"context": examples[0].context + " "}):  # of the same id
+        changed = [dataclasses.replace(examples[0], **change), *examples[1:]]
+        cached_windows(source, changed, tokenizer, SETTINGS, folder=tmp_path)
+    assert len(made) == 10
+    assert len(list(tmp_path.glob("*.npz"))) == 10
 
 
 @pytest.mark.parametrize("damage", ["a byte", "the end", "all", "a name", "another's"])

@@ -1,5 +1,6 @@
 """Training state to a folder and back; train.py's tests resume whole runs with it."""
 
+import os
 import re
 
 import pytest
@@ -193,3 +194,27 @@ def test_the_first_signal_is_noted_and_handlers_come_back():
         assert stop.exit_status == 143
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # a second one ends at once
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_files_are_on_the_disk_before_they_take_the_place_of_others(tmp_path, monkeypatch):
+    """As a power cut would show: each file is flushed, then renamed, and the folder is flushed in the end."""
+    events, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: events.append(os.fstat(handle).st_ino) or fsync(handle))
+    monkeypatch.setattr(os, "replace", lambda old, new: events.append(str(old)) or replace(old, new))
+    with minihub.atomic_write(tmp_path) as part:
+        for name in ("a", "b"):
+            (part / name).write_text(name)
+        files = {str(path): path.stat().st_ino for path in part.iterdir()}
+    assert events[-1] == tmp_path.stat().st_ino
+    for path, number in files.items():
+        assert events.index(number) < events.index(path)
+
+
+def test_files_are_as_readable_as_others(model, tmp_path):
+    before = os.umask(0o022)
+    try:
+        minibert.save_pretrained(model, tmp_path / "model")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "model").iterdir()}
+    assert set(modes.values()) == {0o644}, modes

@@ -64,7 +64,8 @@ def test_a_checkpoint_with_or_without_a_head_or_prefix_gives_the_same_encoder(tm
     state = load_file(GOLDEN / "tiny" / "model.safetensors")
     bare = {k.removeprefix("bert."): v for k, v in state.items() if not k.startswith("qa_outputs")}
     (tmp_path / "config.json").write_bytes((GOLDEN / "tiny" / "config.json").read_bytes())
-    for tensors in (bare, bare | {"qa_outputs.bias": torch.zeros(2)}, bare | {"pooler.dense.weight": torch.zeros(3)}):
+    heads = ("qa_outputs.bias", "pooler.dense.weight", "classifier.weight", "classifier.out_proj.bias")
+    for tensors in (bare, *(bare | {name: torch.zeros(2)} for name in heads)):
         save_file(tensors, tmp_path / "model.safetensors")
         with torch.no_grad():
             assert torch.equal(minibert.load_encoder(tmp_path)(*inputs), reference(*inputs))

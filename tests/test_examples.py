@@ -44,6 +44,18 @@ def test_reads_fields_in_file_order(tmp_path):
         first.id = "c"
 
 
+def test_articles_without_a_title_are_different_ones(tmp_path):
+    """As cross-fitting and intervals go by articles, one name for all of them would make them one."""
+    articles = []
+    for number, title in enumerate(({}, {"title": None}, {"title": ""}, {"title": "Vin"})):
+        context = copy.deepcopy(GOOD["data"][0]["paragraphs"])
+        for qa in context[0]["qas"]:
+            qa["id"] += str(number)
+        articles.append(title | {"paragraphs": context})
+    found = read_examples(write(tmp_path / "x.json", {"data": articles}))
+    assert [e.title for e in found][::2] == ["article 0", "article 1", "article 2", "Vin"]
+
+
 def test_gzip_and_version_1_are_the_same(tmp_path):
     plain = read_examples(write(tmp_path / "x.json", GOOD))
     (tmp_path / "x.json.gz").write_bytes(gzip.compress(json.dumps(GOOD).encode()))

@@ -5,13 +5,15 @@ import signal
 import types
 
 import pytest
-from helpers import DATA, example, on_tiny, read
+from helpers import DATA, ROOT, example, on_tiny, read
 from hypothesis import given
 from hypothesis import strategies as st
 
 import minibert
 import squad
+from experiments import __main__ as overview
 from experiments import ablate, before_after, common, compare, padding, recipe, scripts, teach
+from experiments.__main__ import NAMES
 
 # ------------------------------------------------------------------------------------------- the split
 
@@ -118,7 +120,7 @@ def test_recipe_shows_mean_lowest_and_highest_over_seeds(tiny, tmp_path, monkeyp
         low, high = sorted(read(path)["always_answer"]["HasAns_f1"] for path in files[name])
         [line] = [line for line in table.splitlines() if line.startswith(f"| {change} |")]
         assert line.split(" | ")[2] == f"{(low + high) / 2:.2f} ({low:.1f} - {high:.1f})"
-    assert 'always "" has F1 ' in table.replace("\n", " ")
+    assert f'always "" has F1 {100 * 8 / 24:.2f} on dev' in table.replace("\n", " ")
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
     assert recipe.main(on_tiny(tiny, "--seeds", "2", "--output", str(tmp_path))) == 0  # nothing is trained again
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")} == before
@@ -135,7 +137,7 @@ def test_the_third_model_is_taught_by_the_two_before_it(tiny, tmp_path):
     assert [config["lora_rank"] for config in configs] == [8, 0, 8]
     assert [config["augment"] for config in configs] == [3, 3, 3]
     table = (tmp_path / "results.md").read_text(encoding="utf-8")
-    assert 'always "" has F1 ' in table.replace("\n", " ")
+    assert f'always "" has F1 {100 * 8 / 24:.2f} on dev' in table.replace("\n", " ")
     rows = table.splitlines()[-3:]
     for row, folder in zip(rows, folders, strict=True):
         crossfit = read(folder / "metrics.json")["crossfit"]
@@ -145,6 +147,19 @@ def test_the_third_model_is_taught_by_the_two_before_it(tiny, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")} == before
     with pytest.raises(ValueError, match="holds this experiment with augment 3 instead of 4"):
         teach.main([*arguments[:4], "--augment", "4", *arguments[6:], *more])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_experiment_lists_its_options_and_is_in_the_overview(name, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["experiments", name, "--help"])
+    with pytest.raises(SystemExit) as end:
+        overview.main()
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    assert f"usage: python -m experiments {name}" in shown
+    assert "--output DIR" in shown
+    assert f"python -m experiments {name} " in overview.__doc__
+    assert f"python -m experiments {name} " in (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
 
 
 def test_a_run_that_fails_gives_its_last_line(tiny, tmp_path):
@@ -254,4 +269,6 @@ def test_compare_chooses_by_the_held_out_part_and_weighs_files(tiny, tmp_path, m
     assert full["bytes"] > lora["bytes"]
     assert lora["latency"].keys() == {"merged", "unmerged"}
     assert full["latency"].keys() == {"merged"}
-    assert 'always "" has F1 ' in (tmp_path / "results.md").read_text(encoding="utf-8").replace("\n", " ")
+    assert f'always "" has F1 {100 * 8 / 24:.2f} on dev' in (tmp_path / "results.md").read_text(
+        encoding="utf-8"
+    ).replace("\n", " ")

@@ -166,6 +166,16 @@ def test_a_mask_that_does_not_cover_the_cache_is_refused(model):
     model(ids[:, :1], torch.cat([mask, torch.ones_like(mask[:, :1])], 1), cache)
 
 
+def test_more_tokens_than_the_cache_holds_are_refused(model):
+    ids, mask = left_padded(31, 3, 6, seed=2)
+    cache = minigpt.Cache(ODD, most=5)
+    model(ids[:, :5], mask[:, :5], cache)
+    with pytest.raises(ValueError, match="6 tokens, but this cache has room for 5"):
+        model(ids[:, 5:], mask, cache)
+    with pytest.raises(ValueError, match="6 tokens, but this cache has room for 4"):
+        model(ids, mask, minigpt.Cache(ODD, most=4))
+
+
 def test_too_long_a_sequence_is_refused(model):
     ids, mask = left_padded(31, 1, 14, seed=0)
     with pytest.raises(ValueError, match="a sequence of 14 tokens, but this model has 13 positions"):

@@ -28,6 +28,7 @@ from squad import (
 )
 from squad.metrics import article_halves, bootstrap_interval, cross_fitted_answers, exact_match, f1_score
 from squad.scoring import normalize_answer
+from squad.spans import CERTAIN
 
 OFFICIAL = json.loads(gzip.decompress((GOLDEN / "official.json.gz").read_bytes()))
 
@@ -137,6 +138,22 @@ def test_a_positive_threshold_is_found_on_always_answer_predictions():
     assert metrics["f1"] == metrics["best_f1"] == 100.0
     blanked = apply_threshold(predictions, 0.0)
     assert official_metrics(examples, blanked, predictions.null_odds, 9.0)["best_f1_thresh"] <= 0
+
+
+def test_a_blank_text_has_no_say_in_the_threshold():
+    """Halfway to its odds, which are millions, would be nowhere."""
+    examples = [example(i, True) for i in range(3)]
+    for last in (2e5, CERTAIN, CERTAIN + 3.0):
+        threshold, best = tune_threshold(examples, np.array([1.0, 1.0, 0.0]), {"0": 1.0, "1": 3.0, "2": last})
+        assert best == pytest.approx(200 / 3)
+        assert threshold == (4.0 if last >= CERTAIN else (3.0 + last) / 2)
+    assert tune_threshold(examples[:1], np.array([0.0]), {"0": CERTAIN})[1] == 0.0
+
+
+def test_an_interval_about_one_text_draws_its_questions():
+    examples = [example(i, True, "a") for i in range(100)]
+    low, high = bootstrap_interval(examples, np.arange(100) % 2.0)
+    assert high - low == pytest.approx(2 * 1.96 * 100 * 0.5 / 100**0.5, rel=0.15)  # 100 coins
 
 
 def test_halves_hold_whole_articles_of_like_size():

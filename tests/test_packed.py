@@ -149,6 +149,15 @@ def test_in_bfloat16_too_where_the_processor_has_it():
     torch.testing.assert_close(x.grad.float()[0, 0], layer.weight.float().sum(0), rtol=2**-7, atol=2**-7)
 
 
+def test_a_model_made_in_inference_mode_answers_there(config, inputs):
+    with torch.inference_mode():
+        model = minibert.BertForQuestionAnswering(config).eval().requires_grad_(False)
+        before = model(*inputs)
+        packed.prepare_frozen(model, torch.float32)
+        for found, expected in zip(model(*inputs), before, strict=True):
+            close(found, expected)
+
+
 def test_copies_pickles_and_checkpoints_hold_the_plain_weights(model, inputs, tmp_path):
     model.requires_grad_(False)
     before = model(*inputs)
@@ -169,6 +178,31 @@ def test_moved_to_another_device_it_computes_as_a_plain_layer():
     layer(x).sum().backward()
     assert x.grad.shape == x.shape
     assert layer(torch.ones(2, 15, device="meta")).shape == (2, 22)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_converted_to_what_cannot_be_packed_it_computes_as_a_plain_layer(dtype):
+    layer, x = packed.PackedLinear(linear()), torch.randn(3, 15)
+    layer(x)
+    layer, x = layer.to(dtype), x.to(dtype).requires_grad_(True)
+    h = layer(x)
+    assert torch.equal(h, F.linear(x, layer.weight, layer.bias))
+    h.sum().backward()
+    torch.testing.assert_close(x.grad[0], layer.weight.sum(0))
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_unfrozen_it_trains_as_a_plain_layer(adapted):
+    plain, x = linear(), torch.randn(3, 7, 15)
+    layer = packed.PackedLinear(copy.deepcopy(plain))
+    layer(x)
+    whole = lora.LoRALinear(layer, 3, 6.0) if adapted else layer
+    for each in (plain, layer):
+        each.requires_grad_(True)
+    for h in (plain(x), whole(x)):  # B of a new update is 0
+        h.square().sum().backward()
+    close(layer.weight.grad, plain.weight.grad)
+    close(layer.bias.grad, plain.bias.grad)
 
 
 @pytest.mark.parametrize("is_packed", [False, True])

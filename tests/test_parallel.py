@@ -188,6 +188,17 @@ def test_a_process_that_fails_ends_the_job_and_says_why(tiny, tmp_path):
     assert "(process 1): the disk of this machine is gone" in done.stderr
 
 
+def test_a_process_without_a_gpu_of_its_own_is_told(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "1"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    with (
+        pytest.raises(ValueError, match="process 1 of this machine has no GPU: start at most 1 processes here"),
+        minirun.join_processes(torch.device("cuda")),
+    ):
+        pass
+
+
 def test_a_launcher_that_does_not_number_the_processes_is_told(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("LOCAL_RANK", raising=False)

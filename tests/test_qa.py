@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -152,6 +153,9 @@ def test_marked_sentence():
     assert marked_sentence(context, 0, 3) == "[[One]] is here."
     assert marked_sentence(context, 27, 32) == "[[Three]]"
     assert marked_sentence("a" * 50, 25, 26, reach=3) == "aaa[[a]]aaa"
+    chinese = "\u4e00\u4e8c\u3002\u4e09\u56db\uff01\u4e94"  # no space behind a full stop
+    assert marked_sentence(chinese, 3, 4) == "[[\u4e09]]\u56db\uff01"
+    assert marked_sentence("\u0905 \u0964 \u0906 \u0907 \u0964 \u0908", 4, 5) == "[[\u0906]] \u0907 \u0964"
 
 
 def test_a_text_cannot_command_the_terminal():
@@ -160,12 +164,12 @@ def test_a_text_cannot_command_the_terminal():
 
 def test_a_conversation(run, text):
     command = [sys.executable, "-m", "minibert.qa", "--model", str(run), "--context", text]
-    done = subprocess.run(
-        command, cwd=ROOT, input="who is vin\n\nwho is kelsier\n", capture_output=True, text=True, timeout=120
-    )
-    assert (done.returncode, done.stdout.count("%)")) == (0, 2)
-    assert done.stderr.startswith(f"{len(CONTEXTS['Vin'])} characters of text; Ctrl-D ends\n")
-    assert "minibert:" not in done.stderr  # a progress bar may follow on a slow machine, no error
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    for asked, mistakes in ((b"who is vin\n\nwho is kelsier\n", 0), (b"caf\xe9\nwho is vin\nwho is kelsier\n", 1)):
+        done = subprocess.run(command, cwd=ROOT, env=strict, input=asked, capture_output=True, timeout=120)
+        assert (done.returncode, done.stdout.count(b"%)")) == (0, 2)
+        assert done.stderr.startswith(f"{len(CONTEXTS['Vin'])} characters of text; Ctrl-D ends\n".encode())
+        assert done.stderr.count(b"minibert:") == mistakes
 
 
 # --------------------------------------------------------------------------------------- many questions

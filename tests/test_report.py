@@ -68,6 +68,10 @@ def test_what_the_page_shows(mixed):
         cells = rf"</th><td>{row['exact']:.2f}<small>[^<]*</small></td><td>{row['f1']:.2f}<"
         assert re.search(re.escape(html.escape(label)) + cells, page), label
     assert f"always &quot;&quot;, the baseline</dt><dd>{metrics['always_empty']['f1']:.2f}<" in page
+    assert metrics["crossfit"]["f1"] != metrics["f1"]
+    cards = re.search(r'<dl class="cards">.*?</dl>', page, re.DOTALL)[0]
+    for name in ("exact", "f1"):
+        assert f"cross-fitted threshold</dt><dd>{metrics['crossfit'][name]:.2f}<" in cards
     assert f"Expected calibration error {metrics['calibration']['ece_before']:.1%}." in page
     assert "give --tokenizer PATH" in page
     found = re.findall(r'data-kind="([^"]+)">.*?Who is (\w+)\?', page)

@@ -48,6 +48,10 @@ BROKEN = {
         rewrite("metrics.json", lambda m: m["calibration"].update(temperature=0)),
         "calibration: temperature is 0.0, expected 0.001 to 1000",
     ),
+    "a bonus without end": (
+        rewrite("metrics.json", lambda m: m["calibration"].update(best_bonus=1000)),
+        "calibration: best_bonus is 1000.0, expected 0 to 5.0",
+    ),
     "coverage 3": (rewrite("metrics.json", lambda m: m | {"prior": {"coverage": 3}}), "coverage is 3, expected a list"),
     "coverage without shares": (
         rewrite("metrics.json", lambda m: m | {"prior": {"coverage": [{"answerable": 0.5}]}}),

@@ -230,6 +230,14 @@ def test_ticks_worked_examples():
     assert ticks(-3, 7) == [-2, 0, 2, 4, 6]
     assert ticks(100, 5300) == [1000, 2000, 3000, 4000, 5000]
     assert [number(v) for v in (1000, 0.05, 0.0002, -2.0, 0.0)] == ["1,000", "0.05", "2e\u22124", "\u22122", "0"]
+    assert [number(v) for v in (0.0015, 0.002, -2.5e-10)] == ["1.5e\u22123", "2e\u22123", "\u22122.5e\u221210"]
+
+
+@given(st.floats(1e-9, 1e6), st.floats(0, 0.99))
+def test_a_ticks_label_is_the_ticks_value(high, low):
+    found = ticks(low * high, high)
+    read_back = [float(number(value).replace(",", "").replace("\u2212", "-")) for value in found]
+    assert read_back == pytest.approx(found, rel=1e-6, abs=1e-9 * high)
     assert [spread([3]), spread([0]), spread([1], 0)] == [(1.5, 4.5), (-0.5, 0.5), (0, 1)]
 
 

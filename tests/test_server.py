@@ -29,14 +29,21 @@ def scripted(question, context, top_k, answerable=0.5):
     return found if top_k == 1 else [found] * top_k
 
 
-@pytest.fixture(scope="module")
-def port():
-    with make_server(scripted, port=0) as server:
+@contextlib.contextmanager
+def served(host):
+    """The port of a server on this address."""
+    with make_server(scripted, host, port=0) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield server.server_address[1]
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture(scope="module")
+def port():
+    with served("127.0.0.1") as port:
+        yield port
 
 
 def request(port, method="POST", path="/answer", body=b"", **headers):
@@ -60,12 +67,20 @@ def test_the_page_loads_nothing_and_runs_only_its_own_script(port):
     assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
     assert b"http://" not in body and b"https://" not in body and b"src=" not in body and b"innerHTML" not in body
     policy = headers["Content-Security-Policy"]
-    assert "default-src 'none'" in policy
+    assert "default-src 'none'" in policy and "frame-ancestors 'none'" in policy
+    for got in (headers, request(port, body=b"{}")[2]):
+        assert (got["X-Content-Type-Options"], got["Cache-Control"]) == ("nosniff", "no-store")
     check_digests(body.decode(), policy)
 
 
 def test_only_this_machine_is_served_unless_told_otherwise():
     assert parse_options(["--serve"]).host == "127.0.0.1"
+
+
+def test_a_server_for_the_network_is_reached_by_its_name_there():
+    with served("0.0.0.0") as port:
+        for host in ("192.168.1.5", "somewhere.example:8000", "localhost"):
+            assert request(port, "GET", "/", Host=host)[0] == 200
 
 
 def test_a_port_that_is_taken_is_named(port):
@@ -160,6 +175,12 @@ def test_a_body_that_is_too_large_is_read_before_it_is_refused(port):
         413,
         f"the body has {len(body)} bytes, expected at most {MAX_BODY}",
     )
+
+
+def test_a_refused_body_is_read_before_it_is_refused(port):
+    body = b'{"question": "a", "context": "' + b"x" * MAX_BODY + b'"}'
+    for changes, status in (({"Content_Type": "text/plain"}, 415), ({"path": "/nothing"}, 404), ({"Host": "x.y"}, 403)):
+        assert request(port, body=body, **changes)[0] == status
 
 
 def test_a_failing_model_is_an_error_of_one_request(port):

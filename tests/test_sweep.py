@@ -53,7 +53,9 @@ def test_a_sweep_reports_its_best_and_goes_on(tiny, tmp_path, capsys):
     assert sweep.main(on_tiny(tiny, "--trials", "2", *more)) == 0
     rows = read(tmp_path / "out" / "results.json")
     assert [row["number"] for row in rows] == [0, 1]
-    assert 'always "" has F1 ' in (tmp_path / "out" / "results.md").read_text(encoding="utf-8").replace("\n", " ")
+    assert f'always "" has F1 {100 * 8 / 24:.2f} on dev' in (tmp_path / "out" / "results.md").read_text(
+        encoding="utf-8"
+    ).replace("\n", " ")
     best = max((row for row in rows if row["f1"] is not None), key=lambda row: row["f1"])
     line = capsys.readouterr().out.strip().splitlines()[-1]
     python, script, *pasted = shlex.split(line)

@@ -63,6 +63,8 @@ def test_errors(tmp_path, tokenizer):
     with pytest.raises(CheckpointError, match="windows of 12 tokens, but this model has 11"):
         minihub.check_fit(wordpiece_tokenizer(list(SPECIAL_TOKENS)), 37, 11, 12)
     minihub.check_fit(wordpiece_tokenizer(list(SPECIAL_TOKENS)), 5, 11, 11)
+    with pytest.raises(CheckpointError, match="has ids up to 4, but the model only 4 embeddings"):  # one id too many
+        minihub.check_fit(wordpiece_tokenizer(list(SPECIAL_TOKENS)), 4, 11, 11)
 
 
 def test_a_tokenizer_json_can_be_named_itself(tokenizer, tmp_path):

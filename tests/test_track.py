@@ -3,6 +3,7 @@
 import importlib.machinery
 import json
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -94,7 +95,10 @@ def test_a_missing_package_is_one_line_that_says_what_to_install(found, monkeypa
 def test_an_evaluation_needs_no_tracker(run, tmp_path, monkeypatch):
     monkeypatch.setattr(minirun, "check_tracker", lambda name: pytest.fail() if name != "none" else None)
     monkeypatch.setattr("minirun.record.open_tracker", lambda *_: pytest.fail())
-    assert train.main(["--evaluate", str(run), "--track", "wandb", "--output", str(tmp_path / "out")]) == 0
+    shutil.copytree(run, tmp_path / "tracked")
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "tracked" / "config.json").write_text(json.dumps(config | {"track": "wandb"}))
+    assert train.main(["--evaluate", str(tmp_path / "tracked"), "--output", str(tmp_path / "out")]) == 0
 
 
 # --------------------------------------------------------------------------------- the real packages

@@ -1,5 +1,6 @@
 """train.py from the command line to its files, on a tiny model."""
 
+import json
 import shutil
 import signal
 import subprocess
@@ -63,7 +64,9 @@ def test_nothing_is_dropped_in_an_evaluation(tiny, tmp_path):
     folder = tmp_path / "run"
     dropouts = ("--dropout", "0.5", "--lora-dropout", "0.5")
     assert train.main(flags(tiny, folder, "--epochs", "1", "--learning-rate", "0.02", *dropouts)) == 0
-    assert train.main(["--evaluate", str(folder), "--dropout", "0", "--lora-dropout", "0"]) == 0
+    config = read(folder / "config.json")
+    (folder / "config.json").write_text(json.dumps(config | {"dropout": 0.0, "lora_dropout": 0.0}))
+    assert train.main(["--evaluate", str(folder)]) == 0
     odds, again = read(folder / "null_odds.json"), read(folder / "evaluation" / "null_odds.json")
     assert again == pytest.approx(odds, abs=1e-4)
 

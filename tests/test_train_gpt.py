@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from gpt import flags
-from helpers import ROOT, checkpoint_of, read, read_log
+from gpt import flags, make_run
+from helpers import ROOT, checkpoint_of, read, read_log, sigterm_at
 
 import minigpt
 import minigpt.small
@@ -71,6 +72,9 @@ def test_the_writer_and_the_command_say_what_the_run_wrote(gpt_answers, tiny, ca
     for idle, how in (("--k", ["--k", "3"]), ("--p", ["--decoding", "top-k", "--p", "0.5"])):
         with pytest.raises(ValueError, match=f"{idle}: changes nothing with --decoding"):
             ask([*arguments, *how])
+    for seed in ("-1", str(2**64)):
+        with pytest.raises(ValueError, match=f"--seed is {seed}, expected at least 0 and below"):
+            ask([*arguments, "--decoding", "top-k", f"--seed={seed}"])
 
 
 def test_flags_of_drawing_reach_generate(gpt_answers, tmp_path, monkeypatch):
@@ -132,12 +136,16 @@ def test_a_resumed_run_continues_as_if_it_had_not_stopped(gpt_text, tiny, tmp_pa
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def make_run(gpt_text, tiny, tmp_path, *more):
-    arguments = flags(tiny, tmp_path / "run", "--model", str(gpt_text / "model"), *more)
-    options = minirun.parse_command(arguments, train_gpt.Options, "train_gpt.py", "").options.resolved()
-    run = train_gpt.prepare(options, None, minirun.Processes(), torch.device("cpu"))
-    run.model.train()
-    return run
+def test_sigterm_saves_a_checkpoint_from_which_the_run_ends_as_if_left_alone(gpt_text, tiny, tmp_path, capsys):
+    more = ("--model", str(gpt_text / "model"), "--epochs", "2", "--dropout", "0.1")
+    assert train_gpt.main(flags(tiny, tmp_path / "whole", *more)) == 0
+    with sigterm_at(8, train_gpt) as steps:  # in the second epoch of 6 steps
+        assert train_gpt.main(flags(tiny, tmp_path / "cut", *more)) == 128 + signal.SIGTERM
+    assert len(steps) == 8  # the step under way was finished
+    assert f"continue with: python train_gpt.py --resume {tmp_path / 'cut'}" in capsys.readouterr().err
+    assert train_gpt.main(["--resume", str(tmp_path / "cut")]) == 0
+    for name in ("metrics.json", "predictions.json", "adapter/adapter_model.safetensors"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def gradients(run, ids, scale=0.0):
@@ -192,9 +200,11 @@ def test_two_processes_train_and_answer_as_one(gpt_text, tiny, tmp_path):
 
 
 def test_gradients_are_clipped_once_and_after_unscaling(gpt_text, tiny, tmp_path):
-    clipped, _ = gradients(make_run(gpt_text, tiny, tmp_path, "--max-grad-norm", "0.001"), np.arange(7), scale=1024.0)
-    total = torch.stack([gradient.norm() for gradient in clipped.values()]).norm().item()
+    runs = (make_run(gpt_text, tiny, tmp_path, "--max-grad-norm", norm) for norm in ("0.001", "1e9"))
+    (clipped, (_, norm)), (whole, (_, again)) = (gradients(run, np.arange(7), scale=1024.0) for run in runs)
+    total, unclipped = (torch.stack([g.norm() for g in each.values()]).norm().item() for each in (clipped, whole))
     assert total == pytest.approx(0.001, rel=1e-3)  # clipped scaled gradients would be 1024 times smaller
+    assert norm == pytest.approx(again, rel=1e-5) == pytest.approx(unclipped, rel=1e-4)  # that before clipping
 
 
 def test_silence_may_be_a_phrase(gpt_text, tiny, tmp_path):

@@ -1,5 +1,6 @@
 """Every option of train.py reaches what it is for, and the record of a run does what its flags say."""
 
+import dataclasses
 import json
 import shutil
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ import minihub
 import minirun
 import squad
 import train
+import train_gpt
 from minibert.qa import load_reader
 from minibert.qa.load import load_model
 
@@ -131,7 +133,10 @@ def test_malformed_questions_are_skipped_where_asked(tiny, tmp_path):
     tokenizer = minibert.load_tokenizer(tiny)
     with pytest.raises(squad.DataError, match="question Vin0: answer 'a mistborn' at 8"):
         load_data(options_of(arguments), "train", tokenizer)
-    assert len(load_data(options_of([*arguments, "--skip-bad"]), "train", tokenizer).examples) == 23
+    data = load_data(options_of([*arguments, "--skip-bad"]), "train", tokenizer)
+    assert len(data.examples) == 23
+    assert "; 1 malformed questions left out, the first: " in data.summary()
+    assert "question Vin0: answer 'a mistborn' at 8" in data.summary()
 
 
 def test_the_base_of_a_run_is_read_at_its_revision(tiny, tmp_path, monkeypatch):
@@ -153,7 +158,76 @@ def test_the_base_of_a_run_is_read_at_its_revision(tiny, tmp_path, monkeypatch):
     assert asked == ["v7"] * 4
 
 
+def test_a_base_given_by_a_relative_path_is_found_from_anywhere(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny, "model")
+    assert train.main(flags(tiny, "run", "--model", "model", "--epochs", "1")) == 0
+    assert read(tmp_path / "run" / "adapter" / "adapter_config.json")["base_model_name_or_path"] == str(
+        tmp_path / "model"
+    )
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert load_reader(tmp_path / "run", device="cpu").max_length == 40
+
+
+def test_compile_compiles_the_model_for_any_shape(tiny, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **how: seen.append((type(self).__name__, how)))
+    run_with(tiny, tmp_path)
+    assert seen == []
+    run_with(tiny, tmp_path, "--compile")
+    assert seen == [("BertForQuestionAnswering", {"dynamic": True})]
+
+
 # -------------------------------------------------------------------------------------------- evaluation
+SCORED = {  # of both scripts: what --evaluate may be given
+    train: {"dev", "max_dev_examples", "skip_bad", "answerable_only", "max_length", "window_overlap", "language",
+            "max_question_tokens", "max_answer_tokens", "scoring", "model", "revision", "compile"},
+    train_gpt: {"dev", "max_dev_examples", "answerable_only", "max_length", "max_answer_tokens"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("script", SCORED, ids=lambda script: script.__name__)
+def test_an_evaluation_takes_what_it_heeds_and_nothing_else(script, tmp_path, monkeypatch):
+    """One flag at a time beside --evaluate, with another value than the run's."""
+    saved = script.Options(output=str(tmp_path / "run"))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(json.dumps(dataclasses.asdict(saved)))
+    monkeypatch.setattr(script, "prepare", lambda options, *_: (_ for _ in ()).throw(KeyboardInterrupt))  # accepted
+    others = {"checkpoint_every": "7", "language": "ur"}
+    for field in dataclasses.fields(script.Options):
+        value, given = getattr(saved, field.name), ["--" + field.name.replace("_", "-")]
+        if isinstance(value, bool):
+            pass  # the flag alone is True
+        elif "choices" in field.metadata:
+            given.append(next(choice for choice in field.metadata["choices"] if choice != value))
+        elif isinstance(value, str):
+            given.append(others.get(field.name, str(tmp_path / "other")))
+        else:
+            given.append(str(value + 1 if isinstance(value, int) else value / 2 or 0.5))
+        heeded = field.name in SCORED[script] | {"device", "precision", "output"}
+        expected = KeyboardInterrupt if heeded else ValueError
+        with pytest.raises(expected, match=None if heeded else f"^{given[0]} .*: means nothing to --evaluate"):
+            script.main(["--evaluate", str(tmp_path / "run"), *given])
+
+
+def test_the_log_and_the_best_evaluation_have_the_figures_to_quote(tiny, tmp_path, monkeypatch):
+    """Not those at a threshold tuned on the same questions."""
+    monkeypatch.setattr(squad, "headline", lambda metrics: {"exact": 1.25, "f1": 2.5})
+    assert train.main(flags(tiny, tmp_path, "--epochs", "1")) == 0
+    [logged] = [line for line in read_log(tmp_path) if "f1" in line]
+    assert (logged["exact"], logged["f1"]) == (1.25, 2.5)
+    assert checkpoint_of(tmp_path)["best"]["f1"] == 2.5
+
+
+def test_kinds_of_unanswerable_questions_are_counted_where_they_are_known(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train, "known_causes", lambda examples: {"Vin2": "negation"})
+    assert train.main(flags(tiny, tmp_path, "--epochs", "1")) == 0
+    causes = read(tmp_path / "metrics.json")["causes"]
+    assert {cause: found["total"] for cause, found in causes.items()} == {"negation": 1}
+    assert "negation" in capsys.readouterr().out
+
+
 def test_other_questions_are_judged_by_the_runs_own_threshold_and_calibration(run, tiny, tmp_path):
     copy = shutil.copytree(run, tmp_path / "run")
     data = read(tiny / "squad.json")

@@ -147,16 +147,16 @@ def converse(reader: squad.Reader, context: str, options: argparse.Namespace) ->
     """Answer question after question about one text, until the input ends."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - gives input() a history and line editing
+    sys.stdin.reconfigure(errors="surrogateescape")  # a line that is not UTF-8 is then refused as a question
     print(f"{len(context):,} characters of text; Ctrl-D ends", file=sys.stderr)
     while True:
         try:
             question = input("? ")
+            if question.strip():
+                answer(reader, context, question, options)
         except EOFError:
             print()
             return 0
-        try:
-            if question.strip():
-                answer(reader, context, question, options)
         except ValueError as error:
             print(f"minibert: {error}", file=sys.stderr)
 

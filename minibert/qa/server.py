@@ -122,6 +122,7 @@ class _Handler(BaseHTTPRequestHandler):
             body = self._read_body()
             self._send_json(200, self._answer(body))
         except _ClientError as error:
+            self._drain()
             self.send_error(error.status, str(error))
         except ValueError as error:  # the question cannot be answered
             self.send_error(400, str(error))
@@ -142,14 +143,17 @@ class _Handler(BaseHTTPRequestHandler):
         if not re.fullmatch(r"\d{1,15}", length):
             raise _ClientError(411, "Content-Length is missing or not a number")
         if int(length) > MAX_BODY:
-            # Closing the connection at once would break the client off while it sends, before it reads the answer.
-            for _ in self._parts(min(int(length), MAX_DRAINED)):
-                pass
             raise _ClientError(413, f"the body has {length} bytes, expected at most {MAX_BODY}")
         body = b"".join(self._parts(int(length)))
         if len(body) < int(length):
             raise _ClientError(408, f"{len(body)} of {length} bytes arrived within {SECONDS_TO_SEND} seconds")
         return body
+
+    def _drain(self) -> None:
+        """Read a body that was refused: closing at once would break the client off before it reads the answer."""
+        length = self.headers.get("Content-Length", "")
+        for _ in self._parts(min(int(length), MAX_DRAINED) if re.fullmatch(r"\d{1,15}", length) else 0):
+            pass
 
     def _parts(self, length: int) -> Iterator[bytes]:
         """The body as it arrives, until it is complete, the client closes or its time is over."""

@@ -33,11 +33,12 @@ def main(argv: list[str] | None = None) -> int:
     )
     causes, answers = audit(examples, windows, options.max_answer_tokens, scoring.normalize)
     malformed = [error for error in bad if not isinstance(error, WrongOffsetError)]
+    total = max(1, sum(causes.values()))  # of answers, while wrong offsets are counted by questions
     causes["wrong offset"] = len(bad) - len(malformed)
-    total = max(1, sum(causes.values()))
     print(f"{options.file}: {len(examples):,} questions, {sum(len(e.answers) for e in examples):,} answers")
     for cause, meaning in CAUSES.items():
-        print(f"{cause:>18} {causes[cause]:>8,} {causes[cause] / total:>7.2%}  {meaning}")
+        share = "" if cause == "wrong offset" else f"{causes[cause] / total:.2%}"
+        print(f"{cause:>18} {causes[cause]:>8,} {share:>7}  {meaning}")
     if malformed:
         print(f"{'malformed':>18} {len(malformed):>8,}          questions left out, the first: {malformed[0]}")
     if examples:

@@ -12,7 +12,7 @@ from squad.scoring import Normalize, normalize_answer
 from squad.windows import Windows
 
 CAUSES = {
-    "exact": "the text read back is the gold text",
+    "exact": "the text read back is the gold text, but for blanks around it",
     "sub-word boundary": "a token reaches over the answer's edge, so more is read back",
     "truncated": "no window holds the whole answer",
     "too long": "it has more tokens than an answer may have",
@@ -63,4 +63,4 @@ def read_back(
         return "truncated", None
     start, end = token_to_char_span(offsets, first, last)
     text = context[start:end]
-    return ("exact" if text == answer.text else "sub-word boundary"), text
+    return ("exact" if text == answer.text.strip() else "sub-word boundary"), text

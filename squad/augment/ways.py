@@ -33,6 +33,7 @@ OPPOSITES = (
     "accepted rejected",
 )  # fmt: skip
 OPPOSITE = {a: b for pair in OPPOSITES for a, b in (pair.split(), pair.split()[::-1])}
+NEGATION = r"\b(?:not|cannot|never|no|none|nor|neither|nobody|nothing|without)\b|n['\u2019]t\b"
 LEAST = 20  # words of a text that is worth asking
 TO_NEGATE = r"\b(is|are|was|were) (?=\w+(?:ed|en|ing)\b)"  # before a verb, where English puts "not"
 
@@ -113,7 +114,7 @@ def swap_opposite(question: str, context: str, evidence: str, rng: random.Random
 
 def negate(question: str, context: str, evidence: str, rng: random.Random) -> str | None:
     """`not` put into the question, when neither it nor the evidence has a negation; None if there is no place."""
-    if re.search(r"\b(?:not|never|no|without)\b|n't", f"{question} {evidence}", re.IGNORECASE):
+    if re.search(NEGATION, f"{question} {evidence}", re.IGNORECASE):
         return None
     negated = re.sub(TO_NEGATE, r"\1 not ", question, count=1)
     return negated if negated != question else None

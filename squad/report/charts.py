@@ -132,9 +132,9 @@ def reliability_chart(name: str, title: str, description: str, bins: dict[str, n
 
 
 def number(value: float) -> str:
-    """A tick's label: `1,000`, `0.05`, `2e-4`, and a real minus."""
+    """A tick's label: `1,000`, `0.05`, `1.5e-3`, `2e-4`, and a real minus."""
     plain = value == 0 or abs(value) >= 0.01
-    return (f"{value:,.10g}" if plain else re.sub(r"e-0?", "e-", f"{value:.0e}")).replace("-", "\N{MINUS SIGN}")
+    return (f"{value:,.10g}" if plain else re.sub(r"\.?0*e-0?", "e-", f"{value:.9e}")).replace("-", "\N{MINUS SIGN}")
 
 
 def _svg(name: str, title: str, description: str, height: float, parts: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minihub import json_type, parse_object, read_object
+from squad.calibration import MOST_BONUS
 from squad.dataset import load_examples
 from squad.download import find_data
 from squad.evaluation import LARGEST_FILE, LINES, METRICS, NBEST, NULL_ODDS, PREDICTIONS
@@ -96,6 +97,8 @@ def read_figures(metrics: dict, where: str) -> dict:
     trust = {name: _number(trust.get(name), f"{where}: calibration: {name}") for name in names}
     if not 1e-3 <= trust["temperature"] <= 1e3:
         raise DataError(f"{where}: calibration: temperature is {trust['temperature']}, expected 0.001 to 1000")
+    if not 0 <= trust["best_bonus"] <= MOST_BONUS:
+        raise DataError(f"{where}: calibration: best_bonus is {trust['best_bonus']}, expected 0 to {MOST_BONUS}")
     threshold = _number(metrics.get("threshold"), f"{where}: threshold")
     figures = {"threshold": threshold, "tuned_here": tuned, "calibration": trust, "rows": rows}
     return figures | {"coverage": _coverage(metrics, where)}
