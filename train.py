@@ -36,7 +36,7 @@ EXCERPT = {"seconds": 320, "least": 2_000, "most": 15_000}  # how many questions
 SLOW = {"batch_size": 4, "max_dev_examples": 700}  # where no more than the least fit: more steps, less to evaluate
 SAMPLE = {"augment": 9_000, "teachers": "shipped"}  # how `--train sample` repeats the shipped adapter's figures
 SCORED = ("dev", "max_dev_examples", "skip_bad", "answerable_only", "max_length", "window_overlap", "language", "model",
-          "max_question_tokens", "max_answer_tokens", "scoring", "revision", "compile")  # of --evaluate  # fmt: skip
+          "max_question_tokens", "max_answer_tokens", "scoring", "revision", "compile")  # for --evaluate  # fmt: skip
 HEAD = "qa_outputs"  # starts from random weights, so it is trained in full beside the adapters
 
 

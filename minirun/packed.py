@@ -126,8 +126,8 @@ def _is_packable(weight: Tensor) -> bool:
 
 
 def _linear(x: Tensor, packed: Tensor, b: Tensor | None) -> Tensor:
-    """(..., in) -> (..., out). `.default` is the operator's variant for these arguments; to look for it costs 1 us."""
-    return torch.ops.mkldnn._linear_pointwise.default(x, packed, b, "none", [], "")
+    """(..., in) -> (..., out), with the weights as `_pack` returns them."""
+    return torch.ops.mkldnn._linear_pointwise(x, packed, b, "none", [], "")
 
 
 class _PackedProduct(torch.autograd.Function):

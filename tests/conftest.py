@@ -21,6 +21,7 @@ import minigpt
 import minigpt.small
 import train
 import train_gpt
+from minibert.qa.__main__ import main as ask
 from minigpt.small import train_tokenizer
 from squad.report.__main__ import main as write_report
 
@@ -99,6 +100,14 @@ def run(tiny, tmp_path_factory):
     """A finished run of 3 epochs."""
     folder = tmp_path_factory.mktemp("run") / "out"
     assert train.main(flags(tiny, folder, "--epochs", "3", "--learning-rate", "0.02")) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exported(run, tmp_path_factory):
+    """The model of `run` as one plain checkpoint."""
+    folder = tmp_path_factory.mktemp("exported") / "merged"
+    assert ask(["--model", str(run), "--export", str(folder)]) == 0
     return folder
 
 

@@ -55,9 +55,8 @@ def test_wrong_offsets_are_counted(has_minilm, capsys, tmp_path):
     (tmp_path / "x.json").write_text(json.dumps(data))
     assert main([str(tmp_path / "x.json")]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[2:4] for line in lines if "wrong offset" in line] == [
-        ["1", "the"]
-    ]  # a question: no share of answers
+    [wrong] = [line.split() for line in lines if "wrong offset" in line]
+    assert wrong[2:4] == ["1", "the"]  # a question: no share of answers
     assert [line.split()[1:3] for line in lines if "exact" in line] == [["1", "100.00%"]]
     assert lines[-1] == "a perfect model would reach EM 100.00, F1 100.00"
 

@@ -14,13 +14,6 @@ from minibert.qa import load_model, load_reader
 from minibert.qa.__main__ import main
 
 
-@pytest.fixture(scope="module")
-def exported(run, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("exported") / "merged"
-    assert main(["--model", str(run), "--export", str(folder)]) == 0
-    return folder
-
-
 def test_the_head_of_a_reader_in_16_bits_stays_in_32(run, exported, inputs):
     """Logits in bfloat16 would tie where they should not."""
     for source in (run, exported):

@@ -23,13 +23,6 @@ from minibert.qa.__main__ import main
 from squad.words import marked_sentence, printable
 
 
-@pytest.fixture(scope="session")
-def exported(run, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("exported") / "merged"
-    assert main(["--model", str(run), "--export", str(folder)]) == 0
-    return folder
-
-
 @pytest.fixture
 def text(tmp_path):
     path = tmp_path / "vin.txt"

@@ -193,7 +193,11 @@ def test_an_evaluation_takes_what_it_heeds_and_nothing_else(script, tmp_path, mo
     saved = script.Options(output=str(tmp_path / "run"))
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text(json.dumps(dataclasses.asdict(saved)))
-    monkeypatch.setattr(script, "prepare", lambda options, *_: (_ for _ in ()).throw(KeyboardInterrupt))  # accepted
+
+    def accepted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(script, "prepare", accepted)
     others = {"checkpoint_every": "7", "language": "ur"}
     for field in dataclasses.fields(script.Options):
         value, given = getattr(saved, field.name), ["--" + field.name.replace("_", "-")]

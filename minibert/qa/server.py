@@ -139,21 +139,25 @@ class _Handler(BaseHTTPRequestHandler):
         # A page of another origin may not send this type without permission, which is refused to it.
         if self.headers.get_content_type() != "application/json":
             raise _ClientError(415, f"the body is {self.headers.get_content_type()}, expected application/json")
-        length = self.headers.get("Content-Length", "")
-        if not re.fullmatch(r"\d{1,15}", length):
+        length = self._length()
+        if length is None:
             raise _ClientError(411, "Content-Length is missing or not a number")
-        if int(length) > MAX_BODY:
+        if length > MAX_BODY:
             raise _ClientError(413, f"the body has {length} bytes, expected at most {MAX_BODY}")
-        body = b"".join(self._parts(int(length)))
-        if len(body) < int(length):
+        body = b"".join(self._parts(length))
+        if len(body) < length:
             raise _ClientError(408, f"{len(body)} of {length} bytes arrived within {SECONDS_TO_SEND} seconds")
         return body
 
     def _drain(self) -> None:
         """Read a body that was refused: closing at once would break the client off before it reads the answer."""
-        length = self.headers.get("Content-Length", "")
-        for _ in self._parts(min(int(length), MAX_DRAINED) if re.fullmatch(r"\d{1,15}", length) else 0):
+        for _ in self._parts(min(self._length() or 0, MAX_DRAINED)):
             pass
+
+    def _length(self) -> int | None:
+        """Bytes of the body, as the client says; None when it does not say a number."""
+        length = self.headers.get("Content-Length", "")
+        return int(length) if re.fullmatch(r"\d{1,15}", length) else None
 
     def _parts(self, length: int) -> Iterator[bytes]:
         """The body as it arrives, until it is complete, the client closes or its time is over."""

@@ -7,7 +7,7 @@ from minihub import json_type, parse_object, read_object
 from squad.calibration import MOST_BONUS
 from squad.dataset import load_examples
 from squad.download import find_data
-from squad.evaluation import LARGEST_FILE, LINES, METRICS, NBEST, NULL_ODDS, PREDICTIONS
+from squad.evaluation import LARGEST_FILE, LINES, METRICS, NBEST, NULL_ODDS, PREDICTIONS, headline_name
 from squad.examples import DataError, Example
 from squad.metrics import question_scores
 from squad.scoring import Normalize, find_scoring
@@ -101,6 +101,7 @@ def read_figures(metrics: dict, where: str) -> dict:
         raise DataError(f"{where}: calibration: best_bonus is {trust['best_bonus']}, expected 0 to {MOST_BONUS}")
     threshold = _number(metrics.get("threshold"), f"{where}: threshold")
     figures = {"threshold": threshold, "tuned_here": tuned, "calibration": trust, "rows": rows}
+    figures["headline"] = headline_name(metrics)
     return figures | {"coverage": _coverage(metrics, where)}
 
 

@@ -91,8 +91,7 @@ def windows_per_question(examples: Sequence[Example], config: dict, tokenizer: s
 
 def _cards(run: RunFiles) -> str:
     figures, rows = run.figures, run.figures["rows"]
-    usual = "crossfit" if "crossfit" in rows else ""
-    shown = usual if "NoAns_f1" in rows[""] else "always_answer"  # as squad.headline chooses
+    shown = figures["headline"]
     label = labels(figures["tuned_here"])[shown]
     answerable = sum(bool(example.answers) for example in run.examples)
     chosen = "tuned on these questions" if figures["tuned_here"] else "the run's own"
