@@ -36,7 +36,12 @@ class Processes:
         """
         if self.size == 1:
             return model
-        return DistributedDataParallel(model, gradient_as_bucket_view=True)
+        wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True)
+        # Its reducer holds the group too. Were that the last reference, Python would free the group with its lock held
+        # and wait for gloo's threads, which may wait for the lock to free what they sent: the process would never end.
+        # Python frees attributes in the order they were set, and releases its lock while it frees a group.
+        wrapped.freed_after_reducer = wrapped.process_group
+        return wrapped
 
     def gradient_sync(self, model: nn.Module, now: bool) -> contextlib.AbstractContextManager:
         """Context of one forward and backward pass. now: average gradients in it, as the last pass of a step must."""

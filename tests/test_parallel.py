@@ -188,6 +188,29 @@ def test_a_process_that_fails_ends_the_job_and_says_why(tiny, tmp_path):
     assert "(process 1): the disk of this machine is gone" in done.stderr
 
 
+ENDS_WHILE_GLOO_WAITS_FOR_PYTHON = """
+import gc, importlib, sys, time
+import torch
+import torch.distributed as dist
+import minirun
+importlib.import_module("torch.distributed.nn.functional")  # as join_processes does
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+model = minirun.Processes(0, size=2).wrap(torch.nn.Linear(3, 2))
+dist.destroy_process_group()
+sys.setswitchinterval(100)  # seconds for which this thread keeps Python's lock from the others
+model.process_group.allreduce([torch.zeros(7)])
+end = time.monotonic() + 0.5
+while time.monotonic() < end:  # keep the lock until gloo's thread has sent the tensor and wants to free it
+    pass
+del model
+gc.collect()
+"""
+
+
+def test_a_wrapped_model_is_freed_while_gloo_waits_for_pythons_lock():
+    subprocess.run([sys.executable, "-c", ENDS_WHILE_GLOO_WAITS_FOR_PYTHON], check=True, timeout=60)
+
+
 def test_a_process_without_a_gpu_of_its_own_is_told(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     for name, value in (("WORLD_SIZE", "2"), ("RANK", "1"), ("LOCAL_RANK", "1")):
