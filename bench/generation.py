@@ -15,15 +15,16 @@ from tqdm import tqdm
 
 import minigpt
 from bench.table import row
-from minirun import choose_precision, prepare_frozen
+from minirun import prepare_frozen
+from minirun.hardware import PRECISIONS
 
 SHAPES = {"small (4 layers, 256)": (8192, 256, 4, 4), "GPT-2 (12 layers, 768)": (50257, 768, 12, 12)}
 PROMPT, WRITTEN, GOAL = 150, 64, 1.5  # tokens, tokens, times theirs
 
 
-def generation(quick: bool = False) -> list[dict]:
-    """One row per shape and batch size, in float32 and, where the processor multiplies it natively, in bfloat16."""
-    dtypes = list(dict.fromkeys((torch.float32, choose_precision("auto", torch.device("cpu")))))
+def generation(quick: bool, precision: str) -> list[dict]:
+    """One row per shape and batch size, in float32 and, if that is the precision, in bfloat16."""
+    dtypes = list(dict.fromkeys((torch.float32, PRECISIONS[precision])))
     rows = []
     for name, shape in SHAPES.items():
         for dtype in dtypes:

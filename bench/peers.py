@@ -38,17 +38,17 @@ def main() -> None:
     parser.add_argument("--engines", nargs="+", metavar="NAME", help="such as minibert-fp32 onnxruntime-int8 (all)")
     options = parser.parse_args()
     print(processor(), torch.get_num_threads(), "threads", file=sys.stderr)
-    print(table(measure(options.rounds, options.engines or list(engines()))))
-
-
-def engines() -> Iterator[str]:
-    """Those that this machine can measure; the others are named."""
     native = choose_precision("auto", torch.device("cpu")) == torch.bfloat16
+    print(table(measure(options.rounds, options.engines or list(engines("bf16" if native else "fp32")))))
+
+
+def engines(precision: str) -> Iterator[str]:
+    """Those that can be measured here, up to this precision (fp32 or bf16); what a missing one needs is printed."""
     for kind, (_, packages, precisions) in ENGINES.items():
         if missing := missing_packages(*packages):
             print(f"{kind} is left out: pip install {' '.join(missing)}", file=sys.stderr)
             continue
-        yield from (f"{kind}-{precision}" for precision in precisions if native or precision != "bf16")
+        yield from (f"{kind}-{each}" for each in precisions if each != "bf16" or precision == "bf16")
 
 
 def measure(rounds: int, names: list[str]) -> dict[str, dict]:
@@ -88,9 +88,21 @@ def table(found: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-def rows(quick: bool) -> list[dict]:
-    """For bench/run.py: minibert against the fastest peer of the same precision."""
-    found, result = measure(1 if quick else 5, list(engines())), []
+def rows(quick: bool, precision: str) -> list[dict]:
+    """For bench/run.py: minibert against the fastest peer of the same precision, then each engine's figures."""
+    found = measure(1 if quick else 5, list(engines(precision)))
+    result = comparison(found)
+    for name, x in found.items():
+        label = f"inference, {name}: 500 questions; one window, median and 95%; logits apart; dev F1"
+        times = f"{x['p50']:.1f} ms, {x['p95']:.1f} ms"
+        value = f"{x['questions']:.1f} questions/s; {times}; {x['difference']:.2g}; {x['f1']:.2f}"
+        result.append(row(label, "-", value, None, **x))
+    return result
+
+
+def comparison(found: dict[str, dict]) -> list[dict]:
+    """A row per precision and question (how many a second, how long one window): ours against the fastest peer's."""
+    result = []
     for precision in ("fp32", "bf16"):
         ours = found.get(f"minibert-{precision}")
         peers = {n: x for n, x in found.items() if n.endswith(precision) and not n.startswith("minibert")}
