@@ -28,7 +28,7 @@ import squad
 from minigpt.qa import load_trained, write_answers
 from minigpt.qa.writer import ROWS
 from minigpt.small import small_model
-from minihub import atomic_write, check_fit, load_tokenizer, write_json
+from minihub import atomic_write, check_fit, read_object, write_json
 from minirun import option
 from squad.dataset import load_examples
 from squad.prompts import Prompts, answer_loss, collate_prompts, make_prompts, text_chunks
@@ -104,12 +104,13 @@ def main(argv: list[str] | None = None) -> int:
     with minirun.join_processes(minirun.choose_device(options.device)) as (processes, device):
         run = prepare(options, evaluated, processes, device)
         with minirun.claim_folder(run.folder, command, processes):
-            metrics = evaluate(run) if evaluated else None
+            if evaluated:
+                evaluate(run)
             status = 0 if evaluated else train_loop(run, command.resume)
         if processes.is_main and status:
             print(f"stopped; continue with: python train_gpt.py --resume {run.folder}", file=sys.stderr)
         elif processes.is_main:
-            print(describe_written(metrics) if evaluated else f"everything is in {run.folder}")
+            print(f"{describe_written(read_object(run.folder / 'metrics.json'))}\neverything is in {run.folder}")
     return status
 
 
@@ -145,7 +146,7 @@ def load(options: Options, evaluated: Path | None, examples: list[squad.Example]
     model = minigpt.load_pretrained(options.model, options.revision or None, options.dropout)
     if options.lora_rank:
         lora.add_lora(model, options.lora_rank, options.lora_alpha, options.lora_dropout, options.lora_targets)
-    return model, load_tokenizer(options.model, options.revision or None)
+    return model, minigpt.load_tokenizer(options.model, options.revision or None)
 
 
 def prompts_of(options: Options, tokenizer: Tokenizer, examples: list[squad.Example], eos_id: int) -> Prompts:
@@ -180,7 +181,7 @@ def train_loop(run: Run, resume: bool) -> int:
     scaler = torch.amp.GradScaler(run.device.type, enabled=run.dtype == torch.float16)
     record = minirun.Record(
         run.folder, run.model, optimizer, scaler, run.processes, dataclasses.asdict(options), run.fingerprints, resume,
-        steps_per_epoch=len(batches(0)), windows_per_epoch=len(run.train),
+        steps_per_epoch=len(batches(0)), windows_per_epoch=len(run.train), unit="prompts",
         sync_every=1 if run.device.type == "cpu" or scaler.is_enabled() else 10,
         describe=lambda ids: "the prompts " + ", ".join(map(str, ids)),
     )  # fmt: skip
@@ -278,7 +279,6 @@ def evaluate_and_save(run: Run, record: minirun.Record) -> None:
     record.checkpoint()  # an evaluation may take long: now the steps before it are safe
     if metrics := evaluate(run):
         save(run)
-        record.bar.write(describe_written(metrics))
         record.add_evaluation(metrics["loss"], metrics.get("exact"), metrics.get("f1"))
     record.checkpoint()
 

@@ -36,13 +36,14 @@ def main(argv: Sequence[str]) -> int:
     add("--ranks", type=common.positive, nargs="+", default=RANKS, metavar="N", help=f"({' '.join(map(str, RANKS))})")
     add("--rates", type=float, nargs="+", metavar="X", help=f"learning rates ({rates}; those of the five)")
     add("--five", action="store_true", help="five fixed configurations of rank, alpha, rate and targets instead")
+    add("--epochs", type=common.positive, default=1, metavar="N", help="passes of each run (1)")
     common.add_gpt(parser)
     options = parser.parse_args(argv)
     if options.ranks != RANKS and (options.gpt or options.five):
         parser.error("--ranks changes nothing with --five or --gpt: their ranks are fixed")
     if options.five and options.gpt:
         parser.error("--five changes nothing with --gpt, which has five of its own")
-    runs = {setting: flags_of(*setting, options.gpt) for setting in settings(options)}
+    runs = {setting: flags_of(*setting, options.epochs, options.gpt) for setting in settings(options)}
     # The runs learn answers, so --learn is refused as well.
     data = common.prepare_data(options, [*runs.values(), ["--learn"]], may_change=("ranks", "rates", "five"))
     script = "train_gpt.py" if options.gpt else "train.py"
@@ -70,10 +71,10 @@ def settings(options: argparse.Namespace) -> list[tuple]:
     return [(rank, 2 * rank, rate, targets) for rank, rate, targets in grid]
 
 
-def flags_of(rank: int, alpha: float, rate: float, targets: str, gpt: str) -> list[str]:
+def flags_of(rank: int, alpha: float, rate: float, targets: str, epochs: int, gpt: str) -> list[str]:
     """The flags of one run."""
     flags = ["--lora-rank", str(rank), "--lora-alpha", str(alpha), "--learning-rate", str(rate)]
-    flags += ["--lora-targets", TARGETS.get(targets, targets), "--epochs", "1", "--log-every", "10"]
+    flags += ["--lora-targets", TARGETS.get(targets, targets), "--epochs", str(epochs), "--log-every", "10"]
     return flags + ["--model", gpt, "--lora-dropout", "0.1"] * bool(gpt)
 
 

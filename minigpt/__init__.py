@@ -4,8 +4,9 @@ from minigpt.cache import Cache
 from minigpt.config import GPT2Config
 from minigpt.model import GPT2, GPT2LMHead
 from minigpt.sampling import generate
+from minigpt.tokenizer import load_tokenizer
 from minigpt.weights import checkpoint_names, load_pretrained, save_pretrained
-from minihub import CheckpointError, load_tokenizer
+from minihub import CheckpointError
 
 __all__ = [
     "GPT2", "Cache", "CheckpointError", "GPT2Config", "GPT2LMHead", "checkpoint_names", "generate", "load_pretrained",

@@ -82,4 +82,5 @@ class GPT2Config:
 
     def to_dict(self) -> dict:
         """The fields, with the names by which transformers finds the architecture."""
-        return {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], **_ONLY, **dataclasses.asdict(self)}
+        fields = {"bos_token_id": self.eos_token_id} | dataclasses.asdict(self)  # one token begins and ends a text
+        return {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], **_ONLY, **fields}

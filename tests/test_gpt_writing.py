@@ -30,6 +30,9 @@ def test_writing_stops_at_eos_and_at_the_last_position(model):
     first = int(free[0, 0])
     alone = minigpt.generate(model, ids[:1], mask[:1], 5, eos_id=first)
     assert alone.tolist() == [[first]]  # eos at once, and nothing after it
+    together = minigpt.generate(model, ids, mask, 5, eos_id=first, pad_id=30)
+    assert together[0].tolist() == [first] + [30] * (together.size(1) - 1)  # while the others go on
+    assert together.size(1) > 1 and torch.equal(together[1], free[1, : together.size(1)])
 
 
 def test_sampling_follows_the_probabilities(model):
@@ -37,7 +40,9 @@ def test_sampling_follows_the_probabilities(model):
     ids, mask = left_padded(31, 1, 7, seed=6)
     logits = model(ids, mask)[0, -1]
     rows = 20_000
-    for temperature, k, p in ((1.0, 0, 1.0), (0.7, 0, 1.0), (1.3, 5, 1.0), (1.0, 0, 0.6), (1.0, 7, 0.8)):
+    # Temperature comes before the nucleus: which tokens are in it depends on the order.
+    ways = [(1.0, 0, 1.0), (0.7, 0, 1.0), (1.3, 5, 1.0), (1.0, 0, 0.6), (1.0, 7, 0.8), (0.5, 0, 0.6), (2.0, 7, 0.6)]
+    for temperature, k, p in ways:
         kept = keep_top_p(keep_top_k(logits / temperature, k), p).softmax(-1)
         generator = torch.Generator().manual_seed(0)
         drawn = next_token(logits.expand(rows, -1), temperature, k, p, generator)

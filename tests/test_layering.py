@@ -95,6 +95,11 @@ def test_the_rooms_are_those_that_an_install_has():
     assert sorted(path.name for path in ROOT.glob("*.py")) == ["train.py", "train_gpt.py"]
 
 
+@pytest.mark.parametrize(("file", "most"), [("train.py", 350), ("train_gpt.py", 300), ("minigpt/model.py", 180)])
+def test_what_is_read_in_one_sitting_stays_short(file, most):
+    assert len((ROOT / file).read_text(encoding="utf-8").splitlines()) <= most
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_all_is_sorted_and_complete(package):
     module = importlib.import_module(package)
@@ -122,7 +127,8 @@ def test_importing_prints_nothing_and_leaves_global_state_alone(tmp_path):
         "look = lambda: (torch.get_rng_state().tolist(), torch.get_num_threads(), torch.get_default_dtype(),"
         " signal.getsignal(signal.SIGINT), dict(os.environ), torch.is_grad_enabled())\n"
         "before = look()\n"
-        "import minihub, minirun, minibert.qa, minigpt, lora, squad.report, squad.audit, squad.augment, train\n"
+        "import minihub, minirun, minibert.qa, minigpt.qa, lora, squad.report, squad.audit, squad.augment\n"
+        "import train, train_gpt\n"
         "assert look() == before\n"
     )
     done = subprocess.run(

@@ -24,6 +24,16 @@ def test_the_notebook_code_gives_the_values_in_its_comments(has_minilm):
     assert checked == 4
 
 
+def test_the_section_on_gpt2_is_short_and_its_notebook_line_runs(gpt_answers):
+    (section,) = re.findall(r"(## GPT-2 .*?)\n## ", TEXT, re.DOTALL)
+    assert len(section.splitlines()) <= 15
+    (line,) = re.findall(r"notebook: `(.*?)`", section)
+    names = {}
+    *imports, call = line.replace("runs/answers", str(gpt_answers)).split("; ")
+    exec("; ".join(imports), names)
+    assert isinstance(eval(call, names), str)
+
+
 def test_links_of_all_pages_lead_to_files():
     for page in PAGES:
         text = page.read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 import lora
 import minigpt
 import squad
-from minihub import load_tokenizer, read_object
+from minihub import read_object
 from minirun import autocast, choose_device, choose_precision, prepare_frozen
 from squad.prompts import Prompts, collate_prompts, make_prompts
 from squad.reader import pairs_of
@@ -96,11 +96,11 @@ def load_trained(run: str | Path) -> tuple[minigpt.GPT2LMHead, Tokenizer]:
     if not adapter.is_dir():
         if not whole.is_dir():
             raise ValueError(f"{run}: this run has saved no model yet; continue it: python train_gpt.py --resume {run}")
-        return minigpt.load_pretrained(whole), load_tokenizer(whole)
+        return minigpt.load_pretrained(whole), minigpt.load_tokenizer(whole)
     base, revision, _ = lora.base_of(adapter)
     model = minigpt.load_pretrained(base, revision or None)
     lora.load_adapter(model, adapter, minigpt.checkpoint_names(model.config))
-    return model, load_tokenizer(base, revision or None)
+    return model, minigpt.load_tokenizer(base, revision or None)
 
 
 def load_writer(run: str | Path, device: str = "auto", precision: str = "auto") -> Writer:
