@@ -105,6 +105,23 @@ def test_evaluating_again_gives_the_same(gpt_answers, capsys):
     assert read(again / "metrics.json")["loss"] == pytest.approx(read(gpt_answers / "metrics.json")["loss"], rel=1e-5)
 
 
+def test_each_epoch_says_both_losses_and_the_end_the_baseline(gpt_text, tiny, tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert train_gpt.main(flags(tiny, folder, "--model", str(gpt_text / "model"), "--epochs", "2")) == 0
+    out, err = capsys.readouterr()
+    lines = read_log(folder)
+    steps, evaluations = ([line for line in lines if name in line] for name in ("grad_norm", "dev_loss"))
+    assert len(evaluations) == 2
+    for found in evaluations:
+        loss = np.mean([line["loss"] for line in steps if line["step"] <= found["step"]])  # of at most 50 steps
+        figures = f"EM {found['exact']:.2f}, F1 {found['f1']:.2f}"
+        assert f"epoch {found['epoch']:.2f}: train loss {loss:.3f}, dev loss {found['dev_loss']:.3f}, {figures}" in out
+    last, baseline = evaluations[-1], read(folder / "metrics.json")["always_empty"]["f1"]
+    assert out.splitlines()[-2].startswith(f"loss per token {last['dev_loss']:.3f}; EM {last['exact']:.2f}, F1 ")
+    assert out.splitlines()[-2].endswith(f'always "" (baseline) F1 {baseline:.2f}')
+    assert "prompts/s" in err and "windows" not in err
+
+
 def test_no_more_is_read_than_is_used(gpt_answers, tiny, tmp_path):
     config = read(gpt_answers / "config.json")
     (gpt_answers / "config.json").write_text(json.dumps({**config, "train": "moved.json"}))
