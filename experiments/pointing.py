@@ -2,18 +2,23 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 import minirun
 import squad
 from experiments import common
 from minibert.qa import load_reader
-from minigpt.qa import load_writer
-from minirun import Parser
+from minigpt.qa import Writer, load_writer
+from minirun import Parser, autocast
 from squad.calibration import calibration_error
 from squad.dataset import load_examples
+from squad.prompts import IGNORED, collate_prompts, make_prompts
+
+AREA = "tells questions without an answer from those with one: area under the ROC curve of its odds"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -51,7 +56,8 @@ def pointed(run: str | None, examples: Sequence[squad.Example]) -> dict[str, str
     texts = {e.id: answer["answer"] for e, answer in zip(examples, answers, strict=True)}
     exact, _ = squad.question_scores(examples, texts)
     error = calibration_error(np.array([answer["score"] for answer in answers]), exact)
-    knows = {"its place in the text": "yes", 'odds of "", a threshold': "yes", "calibration error": f"{error:.1%}"}
+    told = tells_unanswerable(examples, np.array([answer["null_margin"] for answer in answers]))
+    knows = {"its place in the text": "yes", AREA: f"{told:.2f}", "calibration error": f"{error:.1%}"}
     can = {"can say what is not in the text word for word": "no"}
     return figures(examples, texts, seconds) | knows | can
 
@@ -62,9 +68,39 @@ def written(run: str, examples: Sequence[squad.Example]) -> dict[str, str]:
     began = time.perf_counter()
     answers = writer.answer(examples, minirun.progress_bar("write"))
     texts = dict(zip([e.id for e in examples], answers, strict=True))
-    knows = {"its place in the text": "no", 'odds of "", a threshold': "no", "calibration error": "no confidence given"}
+    seconds = time.perf_counter() - began
+    told = tells_unanswerable(examples, silence_log_probabilities(writer, examples))
+    knows = {"its place in the text": "no", AREA: f"{told:.2f}", "calibration error": "not fitted"}
     can = {"can say what is not in the text word for word": "yes"}
-    return figures(examples, texts, time.perf_counter() - began) | knows | can
+    return figures(examples, texts, seconds) | knows | can
+
+
+@torch.inference_mode()
+def silence_log_probabilities(writer: Writer, examples: Sequence[squad.Example]) -> np.ndarray:
+    """log P(the tokens of silence | context, question) of each question, eos among them: the writer's odds of ""."""
+    model, device = writer.model, writer.device
+    eos_id = model.config.eos_token_id
+    unanswered = [replace(example, answers=()) for example in examples]
+    prompts = make_prompts(unanswered, writer.tokenizer, writer.max_length, eos_id, silence=writer.silence)
+    found = []
+    for row in range(len(prompts)):
+        input_ids, mask, labels = (tensor.to(device) for tensor in collate_prompts(prompts, [row], eos_id))
+        with autocast(device, writer.precision):
+            logits = model(input_ids, mask)[0, :-1].float()
+        counts = labels[0, 1:] != IGNORED
+        log_p = logits[counts].log_softmax(-1).gather(1, labels[0, 1:][counts][:, None])
+        found.append(float(log_p.sum()))
+    return np.array(found)
+
+
+def tells_unanswerable(examples: Sequence[squad.Example], odds: np.ndarray) -> float:
+    """The area under the ROC curve: how often a question without an answer has higher odds of "" than one with.
+
+    0.5 is a coin's; nan where all questions are of one kind.
+    """
+    none = np.array([not example.answers for example in examples])
+    a, b = odds[none][:, None], odds[~none]
+    return float(((a > b) + (a == b) / 2).mean()) if a.size and b.size else float("nan")
 
 
 def figures(examples: Sequence[squad.Example], texts: dict[str, str], seconds: float) -> dict[str, str]:

@@ -1,12 +1,18 @@
 """The experiments that a GPT-2 takes part in, on a tiny one."""
 
+import dataclasses
+
 import numpy as np
+import pytest
 import torch
 from helpers import read
 
 import minigpt
 import minigpt.small
+import squad
 from experiments import ablate, decoding, padding, pointing
+from minigpt.qa import load_writer
+from squad.prompts import answer_loss, collate_prompts, make_prompts
 
 PNG = b"\x89PNG"
 
@@ -52,6 +58,26 @@ def test_pointing_and_writing_are_scored_on_the_same_questions(gpt_answers, run,
     assert rows["answers that stand in the text"]["points"] in ("100%", "none given")
     table = (tmp_path / "results.md").read_text(encoding="utf-8").replace("\n", " ")
     assert f'always "" has F1 {100 * 8 / 24:.2f} on dev' in table
+
+
+def test_odds_of_silence_are_those_of_the_loss_and_their_area_is_counted(gpt_answers, tiny):
+    writer, examples = load_writer(gpt_answers, "cpu", "fp32"), squad.read_examples(tiny / "squad.json")[:7]
+    for silence in ("", "no idea"):
+        writer.silence = silence
+        odds = pointing.silence_log_probabilities(writer, examples)
+        for example, found in zip(examples, odds, strict=True):
+            unanswered = dataclasses.replace(example, answers=())
+            prompts = make_prompts([unanswered], writer.tokenizer, writer.max_length, 0, silence=silence)
+            input_ids, mask, labels = collate_prompts(prompts, [0], 0)
+            loss = answer_loss(writer.model.transformer(input_ids, mask), labels, writer.model.lm_head)
+            assert found == pytest.approx(-float(loss) * int(prompts.answer_tokens[0]), rel=1e-4)
+    is_impossible = [not example.answers for example in examples]
+    assert len(set(is_impossible)) == 2
+    for values in (np.arange(7.0), np.array([1.0, 1, 2, 2, 2, 0, 1])):
+        pairs = [(a, b) for a, no in zip(values, is_impossible, strict=True) if no
+                 for b, none in zip(values, is_impossible, strict=True) if not none]  # fmt: skip
+        counted = sum(1.0 if a > b else 0.5 if a == b else 0.0 for a, b in pairs) / len(pairs)
+        assert pointing.tells_unanswerable(examples, values) == pytest.approx(counted)
 
 
 def test_ablate_runs_its_configurations_of_gpt(gpt_text, tiny, tmp_path, monkeypatch):
