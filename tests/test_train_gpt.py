@@ -72,6 +72,8 @@ def test_the_writer_and_the_command_say_what_the_run_wrote(gpt_answers, tiny, ca
     for idle, how in (("--k", ["--k", "3"]), ("--p", ["--decoding", "top-k", "--p", "0.5"])):
         with pytest.raises(ValueError, match=f"{idle}: changes nothing with --decoding"):
             ask([*arguments, *how])
+    with pytest.raises(ValueError, match="--temperature 0 takes the most probable token every time: use --decoding gr"):
+        ask([*arguments, "--decoding", "top-p", "--temperature", "0"])
     for seed in ("-1", str(2**64)):
         with pytest.raises(ValueError, match=f"--seed is {seed}, expected at least 0 and below"):
             ask([*arguments, "--decoding", "top-k", f"--seed={seed}"])

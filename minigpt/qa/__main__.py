@@ -46,6 +46,8 @@ def decoding_of(parser: Parser, options: argparse.Namespace) -> dict:
             used[name] = value
     if not used:
         return {}
+    if used["temperature"] == 0:
+        parser.error("--temperature 0 takes the most probable token every time: use --decoding greedy")
     if not 0 <= used["seed"] < 2**63:
         parser.error(f"--seed is {used['seed']}, expected at least 0 and below {2**63}")
     filters = {f"top_{name}": used[name] for name in ("k", "p") if name in used}
