@@ -44,8 +44,8 @@ def packing_pays(weight: Tensor) -> bool:
     """Whether products with this weight are faster packed.
 
     In float32 on AMD's processors: there the library MKL, PyTorch's choice, reaches 108 GFLOP/s on a core of an EPYC
-    Zen 5, oneDNN 250; on Zen 4 oneDNN is 1.1 to 1.2 times as fast. In bfloat16 where a CPU multiplies it: oneDNN would otherwise reorder the weights for each
-    product, 5% of a step (docs/log.md). The results differ by rounding only.
+    Zen 5, oneDNN 250; on Zen 4 oneDNN is 1.1 to 1.2 times as fast. In bfloat16 where a CPU multiplies it: oneDNN would
+    otherwise reorder the weights for each product, 5% of a step (docs/log.md). The results differ by rounding only.
     """
     if not _is_packable(weight) or platform.machine() not in ("x86_64", "AMD64") or not can_pack():
         return False
