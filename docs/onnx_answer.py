@@ -19,5 +19,4 @@ start, end = (logits[0] for logits in session.run(None, {name: np.array([row]) f
 text = [i for i, segment in enumerate(encoding.sequence_ids) if segment == 1]
 score, first, last = max((start[i] + end[j], i, j) for i in text for j in text if i <= j < i + 30)
 threshold = json.loads((folder / "qa.json").read_text()).get("null_threshold", 0.0)
-said = context[encoding.offsets[first][0] : encoding.offsets[last][1]]
-print("" if start[0] + end[0] - score > threshold else said)
+print("" if start[0] + end[0] - score > threshold else context[encoding.offsets[first][0] : encoding.offsets[last][1]])
