@@ -6,6 +6,7 @@ import operator
 import os
 import signal
 from functools import partial
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
@@ -19,7 +20,7 @@ import lora.linear
 import minibert
 import squad
 import train
-from bench import learning, machine, same, sides, table
+from bench import generation, learning, machine, peers, run, same, sides, table
 from bench.run import earlier, estimate
 from bench.sides import training_flops
 from bench.worker import Worker
@@ -76,6 +77,55 @@ def test_a_part_measured_again_leaves_the_others(tmp_path):
     assert "2026-01-01 to 2026-01-02; processor x" in text
     assert "| decoding | 1 s | 0.5 s | met |" in text
     assert "| start | 5 s | 6 s | missed |" in text
+
+
+def test_the_fastest_peer_of_each_precision_is_the_one_to_beat(capsys):
+    speeds = {"minibert-fp32": (10, 5), "slow-fp32": (8, 4), "fast-fp32": (12, 6), "minibert-bf16": (20, 3),
+              "fast-bf16": (20, 3.5), "fast-int8": (99, 1)}  # fmt: skip
+    found = {name: {"questions": questions, "p50": p50} for name, (questions, p50) in speeds.items()}
+    rows = [(row["measured"], row["met"]) for row in peers.comparison(found)]
+    assert rows == [
+        ("10.0 against 12.0 questions/s (fast-fp32)", False), ("5.0 against 4.0 ms (slow-fp32)", False),
+        ("20.0 against 20.0 questions/s (fast-bf16)", True), ("3.0 against 3.5 ms (fast-bf16)", True),
+    ]  # fmt: skip
+    assert peers.comparison({"minibert-fp32": found["minibert-fp32"], "fast-int8": found["fast-int8"]}) == []
+
+
+@pytest.mark.parametrize("name", ["minilm", "bert-base"])
+@pytest.mark.parametrize(("device", "precision"), [("cpu", "bf16"), ("cpu", "fp32"), ("cuda", "bf16")])
+def test_rows_of_training_hold_medians_beside_their_goals(name, device, precision, monkeypatch, capsys):
+    def measured(setups, rounds, steps, one_at_a_time):
+        assert one_at_a_time == (name == "bert-base" and device == "cpu")
+        speeds = {setup: [1.0, 9.0, 4.0] if setup.side == "ours" else [1.0, 2.0, 7.0] for setup in setups}
+        return speeds, [1e12, 3e12, 2e12], [0.1, 0.6, 0.9], dict.fromkeys(setups, 2**30)
+
+    monkeypatch.setattr(run, "measure", measured)
+    monkeypatch.setattr(run, "random_bert_base", lambda folder: folder)
+    options = SimpleNamespace(device=device, precision=precision, quick=False)
+    rows, table = run.training(name, options), run.GPU_ROWS if device == "cuda" else run.CPU_ROWS
+    ratios, share, memory = rows[: len(table)], rows[len(table)], rows[len(table) + 1 :]
+    assert [row["measured"] for row in ratios] == ["2.0 x (4.0 against 2.0 questions/s)"] * len(table)
+    goals = run.GPU_GOALS if device == "cuda" else run.GOALS[name, precision]
+    assert [row["met"] for row in ratios] == [None if goal is None else goal <= 2 for goal in goals]
+    assert share["measured"] == "60% of 2,000 GFLOP/s"
+    assert share["met"] == {"cuda": None, "cpu": precision == "bf16"}[device]
+    assert len(memory) == len(table) and not any(row["met"] for row in memory)  # as much as theirs
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_both_sides_write_the_same(monkeypatch):
+    pytest.importorskip("transformers", reason="needs the extra `bench`")
+    monkeypatch.setattr(generation, "PROMPT", 7)
+    monkeypatch.setattr(generation, "WRITTEN", 5)
+    assert all(speed > 0 for speed in generation.speeds((41, 12, 2, 3), torch.float32, batch=3, rounds=1))
+    theirs = generation.both_sides
+
+    def other_weights(*arguments):
+        return theirs(*arguments)[0], theirs(*arguments)[1]
+
+    monkeypatch.setattr(generation, "both_sides", other_weights)
+    with pytest.raises(ValueError, match="the two sides wrote different tokens"):
+        generation.speeds((41, 12, 2, 3), torch.float32, batch=3, rounds=1)
 
 
 @pytest.fixture
