@@ -157,8 +157,8 @@ def groups(run: RunFiles, windows: np.ndarray | str, exact: np.ndarray, f1: np.n
         names = [causes[run.examples[i].id] for i in of_each]
         rows = numbers.scores_by_group(names, list(CAUSES.values()), exact[of_each], f1[of_each])
         said = (
-            "Of the questions without an answer, as people judged: the share left alone at this threshold. Under each "
-            "name their number."
+            "Of the questions without an answer, as people judged: the share left alone at this threshold; the table "
+            "that train.py prints has it at thresholds chosen on other articles. Under each name their number."
         )
         title = "By why there is no answer"
         figures.append(figure(title, bar_chart("by-cause", title, f"{said} {_told(rows)}", rows), said))
