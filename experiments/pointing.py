@@ -83,7 +83,7 @@ def silence_log_probabilities(writer: Writer, examples: Sequence[squad.Example])
     unanswered = [replace(example, answers=()) for example in examples]
     prompts = make_prompts(unanswered, writer.tokenizer, writer.max_length, eos_id, silence=writer.silence)
     found = []
-    for row in range(len(prompts)):
+    for row in minirun.progress_bar("odds of silence")(range(len(prompts))):
         input_ids, mask, labels = (tensor.to(device) for tensor in collate_prompts(prompts, [row], eos_id))
         with autocast(device, writer.precision):
             logits = model(input_ids, mask)[0, :-1].float()
