@@ -73,7 +73,7 @@ def next_token(
 
 
 def with_temperature(logits: Tensor, t: float) -> Tensor:
-    """Logits z (..., V) -> z / t: then p_i = exp(z_i / t) / sum_j exp(z_j / t) (Ackley et al. 1985, section 2).
+    """Logits z (..., V) -> z / t: then p_i = exp(z_i / t) / sum_j exp(z_j / t) (Ackley et al. 1985).
 
     Below 1 the probable tokens become more so, above 1 all come nearer to one another.
     """
