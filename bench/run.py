@@ -83,8 +83,12 @@ def main() -> int:
         print(estimate(matrix_peak(device, PRECISIONS[options.precision]) / 1e9, options.precision), flush=True)
     for name, part in todo.items():
         if options.only in (None, name):
-            print(f"\n== {name}", flush=True)
-            report["parts"][name] = {"date": time.strftime("%Y-%m-%d"), "rows": part(options)}
+            before = report["parts"].get(name, {}).get("minutes")
+            print(f"\n== {name}" + (f", {before} minutes the last time" if before else ""), flush=True)
+            began = time.monotonic()
+            rows = part(options)
+            minutes = round((time.monotonic() - began) / 60, 1)
+            report["parts"][name] = {"date": time.strftime("%Y-%m-%d"), "minutes": minutes, "rows": rows}
             write(report, file)
     print("\n" + markdown(report))
     return 0
