@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from minirun import prepare_frozen
+from minirun import choose_precision, prepare_frozen
 
 # rows, in, out of the linear layers of MiniLM and of bert-base
 SHAPES = [(3072, 384, 384), (3072, 384, 1536), (3072, 768, 768), (3072, 768, 3072), (6144, 384, 1536)]
@@ -51,6 +51,13 @@ def _from_cpuinfo(*names: str) -> list[str]:
     lines = file.read_text().partition("\n\n")[0].splitlines() if file.exists() else []
     said = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     return [said[name] for name in names if name in said]
+
+
+def resolved(precision: str, device: torch.device) -> str:
+    """auto -> the precision that both sides use on this machine."""
+    if precision != "auto":
+        return precision
+    return "bf16" if choose_precision("auto", device) == torch.bfloat16 else "fp32"
 
 
 def matrix_peak(device: torch.device, dtype: torch.dtype = torch.bfloat16) -> float:

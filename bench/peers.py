@@ -21,7 +21,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import squad
-from bench.machine import processor
+from bench.machine import processor, resolved
 from bench.table import row
 from bench.worker import Worker
 from minibert import qa
@@ -38,8 +38,8 @@ def main() -> None:
     parser.add_argument("--engines", nargs="+", metavar="NAME", help="such as minibert-fp32 onnxruntime-int8 (all)")
     options = parser.parse_args()
     print(processor(), torch.get_num_threads(), "threads", file=sys.stderr)
-    native = choose_precision("auto", torch.device("cpu")) == torch.bfloat16
-    print(table(measure(options.rounds, options.engines or list(engines("bf16" if native else "fp32")))))
+    names = options.engines or list(engines(resolved("auto", torch.device("cpu"))))
+    print(table(measure(options.rounds, names)))
 
 
 def engines(precision: str) -> Iterator[str]:

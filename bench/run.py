@@ -26,12 +26,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from bench import answers, others, peers
 from bench.generation import generation
-from bench.machine import describe, kind_of_machine, matrix_peak
+from bench.machine import describe, kind_of_machine, matrix_peak, resolved
 from bench.sides import Setup, config_of, load_windows, prepare, random_bert_base, training_flops
 from bench.table import markdown, row, write
 from bench.worker import Worker
 from minihub import read_object
-from minirun import Parser, choose_device, choose_precision, run_command
+from minirun import Parser, choose_device, run_command
 from minirun.hardware import PRECISIONS
 
 RUN_QA = {"precision": "fp32", "pad_to": 384, "dropout": 0.1}
@@ -57,8 +57,7 @@ GOALS = {
 GPU_GOALS = (2, 4)  # of GPU_ROWS
 PEAK_GOALS = {"bf16": 0.55, "fp32": 0.80}
 USUAL = {"minutes": 55, "bf16": 889, "fp32": 360}  # of a whole run where the matrix speed is that many GFLOP/s
-MEMORY_GOALS = {"minilm": 0.3, "bert-base": None}  # of theirs as they are shipped, with dropout
-GPU_MEMORY_GOAL = 0.6
+MEMORY_GOALS = {("minilm", "cpu"): 0.3, ("minilm", "cuda"): 0.6, ("bert-base", "cuda"): 0.6}  # of theirs with dropout
 
 
 def main() -> int:
@@ -102,13 +101,6 @@ def estimate(peak: float, precision: str) -> str:
     """
     minutes = USUAL["minutes"] * (1 + max(1.0, USUAL[precision] / peak)) / 2
     return f"about {minutes:.0f} minutes at {peak:.0f} GFLOP/s in {precision}"
-
-
-def resolved(precision: str, device: torch.device) -> str:
-    """auto -> the precision that both sides use on this machine."""
-    if precision != "auto":
-        return precision
-    return "bf16" if choose_precision("auto", device) == torch.bfloat16 else "fp32"
 
 
 def earlier(file: Path, machine: dict) -> dict:
@@ -162,8 +154,8 @@ def training(name: str, options) -> list[dict]:
     rows.append(row(label, f"{goal:.0%}" if goal else "-", value, met, share=share, peak=peak))
     for (label, _, _), (ours, theirs) in zip(table, pairs, strict=True):
         a, b = memory[ours] / 2**30, memory[theirs] / 2**30
-        limit = GPU_MEMORY_GOAL if on_gpu else MEMORY_GOALS[name]
-        limit = limit if theirs.dropout == 0.1 and ours is setups[0] else None
+        as_shipped = theirs.dropout == 0.1 and ours is setups[0]
+        limit = MEMORY_GOALS.get((name, options.device)) if as_shipped else None
         met = None if limit is None else a / b <= limit
         value = f"{a / b:.2f} of theirs ({a:.2f} against {b:.2f} GiB)"
         rows.append(row(f"peak memory {name}, {label}", str(limit or "-"), value, met, ours=a, theirs=b))

@@ -16,7 +16,7 @@ from minigpt.qa import Writer, load_writer
 from minirun import Parser, autocast
 from squad.calibration import calibration_error
 from squad.dataset import load_examples
-from squad.prompts import IGNORED, collate_prompts, make_prompts
+from squad.prompts import answer_loss, collate_prompts, make_prompts
 
 AREA = "tells questions without an answer from those with one: area under the ROC curve of its odds"
 
@@ -86,10 +86,8 @@ def silence_log_probabilities(writer: Writer, examples: Sequence[squad.Example])
     for row in minirun.progress_bar("odds of silence")(range(len(prompts))):
         input_ids, mask, labels = (tensor.to(device) for tensor in collate_prompts(prompts, [row], eos_id))
         with autocast(device, writer.precision):
-            logits = model(input_ids, mask)[0, :-1].float()
-        counts = labels[0, 1:] != IGNORED
-        log_p = logits[counts].log_softmax(-1).gather(1, labels[0, 1:][counts][:, None])
-        found.append(float(log_p.sum()))
+            loss = answer_loss(model.transformer(input_ids, mask), labels, model.lm_head)
+        found.append(-float(loss) * int(prompts.answer_tokens[row]))
     return np.array(found)
 
 

