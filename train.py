@@ -32,7 +32,7 @@ from squad.reader import settings_of
 from squad.teach import SoftTargets
 from squad.words import show_results
 
-EXCERPT = {"seconds": 320, "least": 2_000, "most": 15_000}  # how many questions a run on it takes
+EXCERPT = {"seconds": 320, "least": 1_800, "most": 15_000}  # how many questions a run on it takes
 SLOW = {"batch_size": 4, "max_dev_examples": 700}  # where no more than the least fit: more steps, less to evaluate
 SAMPLE = {"augment": 9_000, "teachers": "shipped"}  # how `--train sample` repeats the shipped adapter's figures
 SCORED = ("dev", "max_dev_examples", "skip_bad", "answerable_only", "max_length", "window_overlap", "language", "model",
