@@ -29,7 +29,7 @@ from bench.machine import processor
 from bench.sides import their_model
 from experiments.common import draw
 from minihub import load_tokenizer
-from minirun import autocast, choose_precision, keep_freed_memory, progress_bar
+from minirun import autocast, choose_precision, keep_freed_memory, missing_packages, progress_bar
 from squad.dataset import load_examples
 
 ROOT = Path(__file__).parent.parent
@@ -45,6 +45,8 @@ def main() -> None:
     parser.add_argument("--dev", default="excerpt", help="SQuAD file, or excerpt (excerpt)")
     parser.add_argument("--plot", metavar="FILE", type=Path, help="draw the curves into this picture")
     options = parser.parse_args()
+    if missing := missing_packages("transformers", "peft"):
+        parser.error(f"{', '.join(missing)} not installed: pip install -e '.[bench]'")
     print(f"{processor()}, {torch.get_num_threads()} threads, {options.questions:,} questions\n")
     print("| recipe | passes | minutes | cross-fitted F1 | HasAns F1, always answering |")
     print("| --- | --- | --- | --- | --- |")

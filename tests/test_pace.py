@@ -66,9 +66,7 @@ def excerpt_is_tiny(tiny, monkeypatch):
 def test_a_run_on_the_excerpt_keeps_the_number_it_chose(tiny, tmp_path, monkeypatch, excerpt_is_tiny):
     monkeypatch.setattr(minirun, "seconds_per_window", lambda *_: 0.1)
     assert train.main(on_excerpt(tiny, tmp_path / "two", "--epochs", "2")) == 0
-    assert (
-        read(tmp_path / "two" / "config.json")["max_train_examples"] == 1_800
-    )  # 1,600 fit twice, so 1,000; but 1,800 at least
+    assert read(tmp_path / "two" / "config.json")["max_train_examples"] == 1_800  # 1,000 fit; 1,800 are the least
     assert train.main(on_excerpt(tiny, tmp_path / "run")) == 0
     assert read(tmp_path / "run" / "config.json")["max_train_examples"] == 2_250  # and 375 of each kind are made
 
